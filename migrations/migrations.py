@@ -1,0 +1,30 @@
+"""All steps of the schema, oldest first, as one set of sqlite-utils migrations.
+
+`quotactl db migrate` applies it under the ledger's own lock; `sqlite-utils
+migrate LEDGER migrations/` finds the same set by its name.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlite_utils import Migrations
+
+# This file is loaded by its path, not as part of a package.
+sys.path.insert(0, str(Path(__file__).parent))
+try:
+    import m0001_initial
+finally:
+    sys.path.pop(0)
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+quotactl = Migrations("quotactl")
+
+
+@quotactl()
+def m0001_initial_schema(db: Database) -> None:
+    m0001_initial.apply(db)

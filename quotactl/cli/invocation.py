@@ -1,0 +1,154 @@
+"""One run of the command line: its global options, and its ways to speak.
+
+A command function gets it by `invocation()`; nothing is passed through signatures::
+
+    def list_tiers() -> None:
+        this = invocation()
+        with quotactl.connect(this.db) as q:
+            this.emit(q.admin.tiers(), columns=["tier", "protected"])
+
+stdout is data (`emit`), stderr is talk (`say`, `confirm`).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from quotactl.errors import InvalidInput, NeedsConfirmation
+from quotactl.render import render
+from quotactl.render.text import neutralise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from quotactl.render import Output, Value
+
+_current: ContextVar[Invocation] = ContextVar("quotactl_invocation")
+
+
+class OutputLost(OSError):
+    """Stdout takes no more, for another reason than a reader that went away: a full disk."""
+
+
+class Invocation:
+    """The global options as given, and what follows from them.
+
+    The attributes set here are what the options say, None or False where not given;
+    the parser fills them in from left to right, so the last one given wins.
+    """
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.argv = tuple(argv)
+        self.ledger: str | None = None
+        self.format: Output | None = None
+        self.quiet = False
+        self.yes = False
+        self.act_as: str | None = None
+        self.debug = False
+
+    @property
+    def db(self) -> str:
+        """The ledger's path or URL: `--db`, else QUOTACTL_DB. InvalidInput if neither."""
+        db = self.ledger or os.environ.get("QUOTACTL_DB")
+        if not db:
+            raise InvalidInput("no ledger named", hint="give --db PATH or set QUOTACTL_DB")
+        return db
+
+    @property
+    def output(self) -> Output:
+        """The format asked for; else a table for a terminal and tsv for a pipe."""
+        return self.format or ("table" if sys.stdout.isatty() else "tsv")
+
+    @property
+    def actor(self) -> str:
+        """Who acts: `--as`, else the person behind sudo, else the OS user."""
+        if self.act_as is not None:
+            return self.act_as
+        return os.environ.get("SUDO_USER") or _os_user()
+
+    def emit(
+        self,
+        value: Value,
+        *,
+        columns: Sequence[str] | None = None,
+        title: str | None = None,
+        caption: str | None = None,
+    ) -> None:
+        """Write data to stdout in the chosen format (see `quotactl.render`).
+
+        With `-q` nothing is written, unless a format was asked for by name: a script
+        that says `-q --json` wants the JSON and no talk.
+        """
+        if self.quiet and self.format is None:
+            return
+        self.write(render(value, self.output, columns=columns, title=title, caption=caption))
+
+    def write(self, text: str) -> None:
+        """Write text to stdout as it stands: rendered data, or a script to be installed."""
+        try:
+            sys.stdout.write(text)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputLost(*error.args) from error
+
+    def say(self, text: str) -> None:
+        """Talk to the person on stderr, one line or several; silent with `-q`."""
+        if not self.quiet:
+            sys.stderr.writelines(f"{neutralise(line)}\n" for line in text.split("\n"))
+
+    def confirm(self, question: str, *, command: str | None = None) -> None:
+        """Return if the person agrees, else raise NeedsConfirmation. The default is No.
+
+        `--yes` agrees beforehand. Without a terminal nobody is asked, so that a cron
+        job never hangs; the hint is then the command that goes through: `command`, or
+        this very command line with `--yes`.
+        """
+        if self.yes:
+            return
+        # The question goes to stderr: redirected, the person would sit before silence.
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise NeedsConfirmation(
+                f"needs confirmation: {question}",
+                hint=f"to go ahead: {command or self._command_with_yes()}",
+            )
+        sys.stderr.write(f"{neutralise(question)} [y/N] ")
+        sys.stderr.flush()
+        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+            raise NeedsConfirmation("not confirmed, nothing changed")
+
+    def _command_with_yes(self) -> str:
+        words = list(self.argv)
+        # Behind `--` an option would be read as an argument.
+        at = words.index("--") if "--" in words else len(words)
+        return shlex.join(["quotactl", *words[:at], "--yes", *words[at:]])
+
+
+def invocation() -> Invocation:
+    """Return the run that is under way; LookupError outside of one."""
+    return _current.get()
+
+
+@contextmanager
+def started(this: Invocation) -> Iterator[Invocation]:
+    """Make `this` the run under way for the length of the block."""
+    token = _current.set(this)
+    try:
+        yield this
+    finally:
+        _current.reset(token)
+
+
+def _os_user() -> str:
+    # Not getpass.getuser(): that believes LOGNAME and USER, which anyone can set.
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's bare uid
+        return f"uid:{os.getuid()}"

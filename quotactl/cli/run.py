@@ -1,0 +1,147 @@
+"""Run one command; whatever happens, end with one line and the right exit code.
+
+A failure is turned into a QuotaError, and told in one way: one line on stderr, and over
+JSON output also `{"error": …}` on stdout. Signals end with 128 plus their number,
+as shells count: 130 interrupted, 143 terminated, 141 when the reader of stdout went
+away (`| head`) - silent, but not 0, since a batch may have been cut short.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+from quotactl.cli.app import COMMANDS, Entry, Root
+from quotactl.cli.invocation import Invocation, OutputLost, started
+from quotactl.errors import InvalidInput, QuotaError
+from quotactl.render import render
+from quotactl.render.text import neutralise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from typer._click import Context
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived. No Exception, so that no command takes it for a failure of its own."""
+
+
+def run(argv: Sequence[str], table: Mapping[str, Entry] = COMMANDS) -> int:
+    """Run the command that `argv` names and return its exit code; raises nothing."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name may not fit the terminal's encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with started(Invocation(argv)) as this:
+        try:
+            with _sigterm_raises():
+                code = _call(table, this)
+                sys.stdout.flush()  # here, where its failure still has an exit code
+                return code
+        except KeyboardInterrupt:
+            return _tell("interrupted", 130)
+        except _Terminated:
+            return _tell("terminated", 143)
+        except BrokenPipeError:
+            _discard_stdout()
+            return 141
+        except OSError as error:
+            _discard_stdout()
+            return _tell(f"can't write the output: {error.strerror}", 1)
+
+
+def _call(table: Mapping[str, Entry], this: Invocation) -> int:
+    root = Root(table)
+    try:
+        with root.make_context("quotactl", list(this.argv)) as context:
+            result = root.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error
+    except (BrokenPipeError, OutputLost):
+        raise
+    except QuotaError as error:
+        return _fail(error, this)
+    except typer.TyperException as error:
+        return _fail(_usage_error(error), this)
+    except Exception as error:  # noqa: BLE001 - the last line of defence
+        return _fail(_unexpected(error), this)
+    assert result is None or type(result) is int, f"a command returned {result!r}"
+    return result or 0
+
+
+def _fail(error: QuotaError, this: Invocation) -> int:
+    if this.debug:
+        import traceback
+
+        traceback.print_exc()
+    if this.format in {"json", "jsonl"} or (this.format is None and _asks_for_json(this.argv)):
+        sys.stdout.write(render(error.to_dict(), "jsonl"))
+        sys.stdout.flush()
+    text = error.message
+    if error.hint:
+        text += f"{'' if text.endswith('?') else ';'} {error.hint}"
+    return _tell(text, error.exit_code)
+
+
+def _tell(text: str, code: int) -> int:
+    sys.stderr.write(f"quotactl: {neutralise(text)}\n")
+    return code
+
+
+def _usage_error(error: typer.TyperException) -> InvalidInput:
+    """Say Click's usage error our way: one line, and where the help is."""
+    text = error.format_message().strip().removesuffix(".").replace(". Did you", ", did you")
+    context: Context | None = getattr(error, "ctx", None)
+    hint = f"see {context.command_path if context else 'quotactl'} --help"
+    if getattr(error, "option_name", "")[1:2].isdigit():
+        hint = "a quantity is 1 or more, and other words that begin with - go after --"
+    return InvalidInput(text[:1].lower() + text[1:], hint=hint)
+
+
+def _unexpected(error: Exception) -> QuotaError:
+    text = f"{type(error).__name__}: {error}".removesuffix(": ")
+    failure = QuotaError(f"unexpected: {text}", hint="--debug shows the traceback")
+    failure.__cause__ = error
+    return failure
+
+
+def _asks_for_json(argv: Sequence[str]) -> bool:
+    """Tell whether a command line that could not be parsed asks for JSON.
+
+    Parsing stopped at the error, perhaps before the option. A guess: it can take an
+    option's value for an option, which costs no more than a line of JSON on stdout.
+    """
+    words = argv[: argv.index("--")] if "--" in argv else argv
+    text = " ".join(words).replace("--output", "-o").replace("-o=", "-o").replace("-o ", "-o")
+    return any(word in {"--json", "-ojson", "-ojsonl"} for word in text.split(" "))
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that transactions roll back and files are closed."""
+
+    def terminate(_number: int, _frame: object) -> NoReturn:
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, terminate)
+    except ValueError:  # not the main thread: whoever has it decides
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _discard_stdout() -> None:
+    """Let the interpreter's own last flush succeed; it would complain and exit with 120."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,1 @@
+"""Storage engines: how a ledger is opened, and where all SQL lives."""

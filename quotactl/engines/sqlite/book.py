@@ -1,0 +1,467 @@
+"""One transaction on a SQLite ledger: what a decision loads and what it stores."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from quotactl.engines.sqlite.queries import Queries
+from quotactl.errors import LedgerCorrupt
+from quotactl.ledger.engine import CounterValue, Head, Row, StoredAccount, tier_or_default
+from quotactl.ledger.entries import Changes, Entry, Kind, Reservation
+from quotactl.policy.model import (
+    AMOUNT_MAX,
+    Account,
+    Block,
+    Enforcement,
+    Grant,
+    Limit,
+    Override,
+    Policy,
+    Resource,
+    Scope,
+    Throttle,
+    Tier,
+)
+from quotactl.policy.settings import value_of
+from quotactl.policy.window import Period, period_of_length
+
+# Sums of demand stop here rather than leave SQLite's integers: somebody who
+# asks for 2^53 units a thousand times must not break the counting of denials.
+SUM_MAX = 2**62
+
+_HEAD = """
+SELECT name, zone, created_at_ms, opened_at_ms, closed_until_ms, default_tier_id,
+       policy_version, checkpoint_entry_id, checkpoint_at_ms
+FROM ledger
+"""
+_ENTRY = """
+SELECT id, at_ms, kind, user_id, resource_id, tier_id, amount, granted, day_ms, periods, of_id
+FROM entry
+"""
+_ADD_COUNTER = f"""
+INSERT INTO counter (resource_id, period, starts_at_ms, user_id,
+                     used, granted, denied, shadow_denied)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET
+  used = used + excluded.used,
+  granted = granted + excluded.granted,
+  denied = min(denied + excluded.denied, {AMOUNT_MAX}),
+  shadow_denied = min(shadow_denied + excluded.shadow_denied, {AMOUNT_MAX})
+"""
+# What is given back can't be inserted, only taken from what is there; the row
+# is gone where its window was pruned.
+_TAKE_COUNTER = f"""
+UPDATE counter SET
+  used = used + ?, granted = granted + ?,
+  denied = min(denied + ?, {AMOUNT_MAX}), shadow_denied = min(shadow_denied + ?, {AMOUNT_MAX})
+WHERE resource_id = ? AND period = ? AND starts_at_ms = ? AND user_id = ?
+"""
+_ADD_DEMAND = f"""
+INSERT INTO demand (hour_ms, resource_id, tier_id, reason, rule_kind, rule_id,
+                    requests, used, granted, denied, shadow_denied)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET
+  requests = requests + excluded.requests,
+  used = min(used + excluded.used, {SUM_MAX}),
+  granted = min(granted + excluded.granted, {SUM_MAX}),
+  denied = min(denied + excluded.denied, {SUM_MAX}),
+  shadow_denied = min(shadow_denied + excluded.shadow_denied, {SUM_MAX})
+"""
+
+
+class PolicyCache:
+    """The policy and settings that a process keeps until their version moves."""
+
+    def __init__(self) -> None:
+        self.policy: Policy | None = None
+        self.settings: dict[str, str] = {}
+
+
+class Book(Queries):
+    """The view of one transaction. Fulfils `quotactl.ledger.engine.Writing`."""
+
+    def __init__(self, connection: sqlite3.Connection, cache: PolicyCache) -> None:
+        super().__init__(connection)
+        self._cache = cache
+        self._relaxed: Changes | None = None
+        self.dirty = False
+        """Whether something was written that must survive a power cut."""
+        row = connection.execute(_HEAD).fetchone()
+        if row is None:
+            raise LedgerCorrupt("the ledger has lost the row about itself")
+        self.head = Head(*row)
+        policy = cache.policy
+        if policy is None or policy.version != self.head.policy_version:
+            policy = self._read_policy()
+        self.policy: Policy = policy
+
+    @property
+    def relaxed(self) -> bool:
+        """Whether there is demand to be stored without waiting for the disk."""
+        return self._relaxed is not None
+
+    # ---- what a decision loads
+
+    def load_account(self, user: str, resource: Resource) -> StoredAccount:
+        policy = self.policy
+        row = self._connection.execute(
+            "SELECT id, tier_id, protected, has_own FROM user WHERE name = ?", (user,)
+        ).fetchone()
+        if row is None:
+            stranger = Account(user, 0, False, policy.default_tier, False, resource)
+            return StoredAccount(stranger, {})
+        user_id, tier_id, protected, has_own = row
+        tier = tier_or_default(policy, tier_id)
+        account = Account(user, user_id, True, tier, bool(protected), resource)
+        if not has_own:
+            return StoredAccount(account, {})
+        both = (user_id, resource.id)
+        account.overrides = tuple(
+            Override(id_, None if period is None else period_of_length(period), maximum, expires)
+            for id_, period, maximum, expires in self._connection.execute(
+                "SELECT id, period, amount_max, expires_at_ms FROM override "
+                "WHERE user_id = ? AND resource_id = ? AND ended_at_ms IS NULL",
+                both,
+            )
+        )
+        account.blocks = tuple(
+            Block(*row)
+            for row in self._connection.execute(
+                "SELECT id, resource_id, expires_at_ms FROM block WHERE user_id = ? "
+                "AND (resource_id IS NULL OR resource_id = ?) AND ended_at_ms IS NULL",
+                both,
+            )
+        )
+        grants = []
+        for id_, priority, expires, balance in self._connection.execute(
+            "SELECT id, priority, expires_at_ms, balance FROM grant_pool "
+            "WHERE user_id = ? AND resource_id = ? AND ended_at_ms IS NULL",
+            both,
+        ):
+            grants.append(Grant(id_, priority, expires))
+            account.balances[id_] = balance
+        account.grants = tuple(grants)
+        holds = dict(
+            self._connection.execute(
+                "SELECT id, expires_at_ms FROM reservation "
+                "WHERE user_id = ? AND resource_id = ? AND state = 'pending'",
+                both,
+            ).fetchall()
+        )
+        return StoredAccount(account, holds)
+
+    def load_used(
+        self, user_id: int, resource_id: int, windows: Iterable[tuple[int, int]]
+    ) -> dict[tuple[int, int], int]:
+        used = {}
+        for window in windows:
+            row = self._connection.execute(
+                "SELECT used FROM counter WHERE resource_id = ? AND period = ? "
+                "AND starts_at_ms = ? AND user_id = ?",
+                (resource_id, *window, user_id),
+            ).fetchone()
+            if row is not None:
+                used[window] = row[0]
+        return used
+
+    def counter(
+        self, user_id: int, resource_id: int, length_min: int, starts_at_ms: int
+    ) -> CounterValue | None:
+        row = self._connection.execute(
+            "SELECT used, granted, reset_id FROM counter WHERE resource_id = ? AND period = ? "
+            "AND starts_at_ms = ? AND user_id = ?",
+            (resource_id, length_min, starts_at_ms, user_id),
+        ).fetchone()
+        return None if row is None else CounterValue(*row)
+
+    def entry(self, entry_id: int) -> Entry | None:
+        row = self._connection.execute(_ENTRY + "WHERE id = ?", (entry_id,)).fetchone()
+        return None if row is None else _entry(row)
+
+    def corrections(self, entry_id: int) -> list[Entry]:
+        found = self._connection.execute(_ENTRY + "WHERE of_id = ? ORDER BY id", (entry_id,))
+        return [_entry(row) for row in found]
+
+    def movements(self, entry_ids: Sequence[int]) -> list[tuple[int, int]]:
+        moved: list[tuple[int, int]] = []
+        for entry_id in entry_ids:
+            moved += self._connection.execute(
+                "SELECT grant_id, amount FROM grant_movement WHERE entry_id = ?", (entry_id,)
+            ).fetchall()
+        return moved
+
+    def burn_order(self, grant_ids: Iterable[int]) -> list[int]:
+        grants = []
+        for grant_id in grant_ids:
+            row = self._connection.execute(
+                "SELECT id, priority, expires_at_ms FROM grant_pool WHERE id = ?", (grant_id,)
+            ).fetchone()
+            grants.append(Grant(*row))
+        return [grant.id for grant in sorted(grants, key=lambda g: g.burn_order)]
+
+    def entry_of_key(self, key: str) -> int | None:
+        row = self._connection.execute(
+            "SELECT entry_id FROM idempotency_key WHERE key = ?", (key,)
+        ).fetchone()
+        return None if row is None else int(row[0])
+
+    def reservation(self, reservation_id: int) -> Reservation | None:
+        row = self._connection.execute(
+            "SELECT id, user_id, resource_id, expires_at_ms, state FROM reservation WHERE id = ?",
+            (reservation_id,),
+        ).fetchone()
+        return None if row is None else Reservation(*row)
+
+    def user_name(self, user_id: int) -> str:
+        row = self._connection.execute("SELECT name FROM user WHERE id = ?", (user_id,)).fetchone()
+        return f"#{user_id}" if row is None or row[0] is None else str(row[0])
+
+    def setting(self, key: str) -> str:
+        return value_of(self._cache.settings, key)
+
+    # ---- what a decision stores
+
+    def next_entry_id(self) -> int:
+        # Ids never come back: pruning always leaves the entry that carries on.
+        return int(self._connection.execute("SELECT ifnull(max(id), 0) FROM entry").fetchone()[0]) + 1
+
+    def next_user_id(self) -> int:
+        return int(self._connection.execute("SELECT ifnull(max(id), 0) FROM user").fetchone()[0]) + 1
+
+    def store(self, changes: Changes) -> None:
+        if changes.empty:
+            return
+        if changes.durable or self.dirty:
+            self.dirty = True
+            self._store(changes)
+        else:
+            self._relaxed = changes
+
+    def store_relaxed(self) -> None:
+        """Write the demand that was put off."""
+        assert self._relaxed is not None
+        self._store(self._relaxed)
+
+    def _store(self, changes: Changes) -> None:
+        connection = self._connection
+        if changes.users:
+            connection.executemany(
+                "INSERT INTO user (id, name, created_at_ms) VALUES (?, ?, ?)", changes.users
+            )
+        if changes.entries:
+            connection.executemany(
+                "INSERT INTO entry (id, at_ms, kind, user_id, resource_id, tier_id, amount, "
+                "granted, day_ms, periods, of_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [_entry_row(entry) for entry in changes.entries],
+            )
+        added = []
+        for key, values in changes.counters.items():
+            if values[0] < 0 or values[1] < 0:
+                connection.execute(_TAKE_COUNTER, (*values, *key))
+            else:
+                added.append((*key, *values))
+        connection.executemany(_ADD_COUNTER, added)
+        connection.executemany(
+            _ADD_DEMAND, [(*key, *values) for key, values in changes.demand.items()]
+        )
+        for (resource_id, length_min, start, user_id), entry_id in changes.resets.items():
+            connection.execute(
+                "UPDATE counter SET reset_id = ? WHERE resource_id = ? AND period = ? "
+                "AND starts_at_ms = ? AND user_id = ?",
+                (entry_id, resource_id, length_min, start, user_id),
+            )
+        if changes.keys:
+            connection.executemany(
+                "INSERT INTO idempotency_key (key, entry_id, at_ms) VALUES (?, ?, ?)", changes.keys
+            )
+        if changes.movements:
+            connection.executemany(
+                "INSERT INTO grant_movement (entry_id, grant_id, amount) VALUES (?, ?, ?)",
+                changes.movements,
+            )
+            connection.executemany(
+                "UPDATE grant_pool SET balance = balance + ? WHERE id = ?",
+                [(amount, grant_id) for _, grant_id, amount in changes.movements],
+            )
+        if changes.reservations:
+            connection.executemany(
+                "INSERT INTO reservation (id, user_id, resource_id, expires_at_ms, state) "
+                "VALUES (?, ?, ?, ?, ?)",
+                [
+                    (r.id, r.user_id, r.resource_id, r.expires_at_ms, r.state)
+                    for r in changes.reservations
+                ],
+            )
+        if changes.settled:
+            connection.executemany(
+                "UPDATE reservation SET state = ? WHERE id = ?",
+                [(state, id_) for id_, state in changes.settled],
+            )
+        if changes.first_at_ms is not None:
+            connection.execute(
+                "UPDATE ledger SET opened_at_ms = min(opened_at_ms, ?)", (changes.first_at_ms,)
+            )
+
+    # ---- rows that people administer
+
+    def insert(self, table: str, values: Mapping[str, Any]) -> int:
+        self.dirty = True
+        columns = ", ".join(values)
+        marks = ", ".join("?" * len(values))
+        cursor = self._connection.execute(
+            f"INSERT INTO {table} ({columns}) VALUES ({marks})", tuple(values.values())
+        )
+        return cursor.lastrowid or 0
+
+    def update(self, table: str, where: Mapping[str, Any], values: Mapping[str, Any]) -> int:
+        self.dirty = True
+        assignments = ", ".join(f"{column} = ?" for column in values)
+        condition, parameters = _condition(where)
+        cursor = self._connection.execute(
+            f"UPDATE {table} SET {assignments}{condition}", (*values.values(), *parameters)
+        )
+        return cursor.rowcount
+
+    def delete(self, table: str, where: Mapping[str, Any]) -> int:
+        self.dirty = True
+        condition, parameters = _condition(where)
+        return self._connection.execute(f"DELETE FROM {table}{condition}", parameters).rowcount
+
+    def rows(
+        self, table: str, where: Mapping[str, Any] | None = None, *, order: str = "id"
+    ) -> list[Row]:
+        condition, parameters = _condition(where or {})
+        return self._dicts(f"SELECT * FROM {table}{condition} ORDER BY {order}", parameters)
+
+    def touch_policy(self) -> None:
+        self.dirty = True
+        self._connection.execute("UPDATE ledger SET policy_version = policy_version + 1")
+
+    def reread_policy(self) -> Policy:
+        self.head = Head(*self._connection.execute(_HEAD).fetchone())
+        # Not into the cache: this transaction may yet be rolled back.
+        self.policy = self._build_policy()
+        return self.policy
+
+    def _read_policy(self) -> Policy:
+        policy = self._build_policy()
+        self._cache.settings = dict(
+            self._connection.execute("SELECT key, value FROM setting").fetchall()
+        )
+        self._cache.policy = policy
+        return policy
+
+    def _build_policy(self) -> Policy:
+        connection = self._connection
+        resources = {
+            id_: Resource(id_, name, unit)
+            for id_, name, unit in connection.execute(
+                "SELECT id, name, unit FROM resource WHERE retired_at_ms IS NULL ORDER BY id"
+            )
+        }
+        limits: dict[int, dict[int, list[Limit]]] = {}
+        for tier_id, resource_id, period, maximum in connection.execute(
+            "SELECT tier_id, resource_id, period, amount_max FROM tier_limit "
+            "ORDER BY tier_id, resource_id, period"
+        ):
+            limit = Limit(period_of_length(period), maximum)
+            limits.setdefault(tier_id, {}).setdefault(resource_id, []).append(limit)
+        tiers = {
+            id_: Tier(
+                id_, name, bool(protected), {r: tuple(ls) for r, ls in limits.get(id_, {}).items()}
+            )
+            for id_, name, protected in connection.execute(
+                "SELECT id, name, protected FROM tier WHERE retired_at_ms IS NULL ORDER BY id"
+            )
+        }
+        throttles = []
+        enforcements = []
+        for row in self.rows("switch", {"ended_at_ms": None}):
+            scope = self.scope_of(row)
+            if row["kind"] in ("shadow", "off"):
+                enforcements.append(
+                    Enforcement(
+                        row["id"], row["kind"], scope, row["starts_at_ms"], row["ends_at_ms"]
+                    )
+                )
+                continue
+            throttles.append(
+                Throttle(
+                    id=row["id"],
+                    name=row["name"],
+                    kind=row["kind"],
+                    scope=scope,
+                    amount_max=row["amount_max"],
+                    period=_period(row["period"]),
+                    percent=row["percent"],
+                    floor=row["floor"],
+                    freeze_grants=bool(row["freeze_grants"]),
+                    include_protected=bool(row["include_protected"]),
+                    starts_at_ms=row["starts_at_ms"],
+                    ends_at_ms=row["ends_at_ms"],
+                )
+            )
+        return Policy(
+            version=self.head.policy_version,
+            zone=self.head.zone,
+            default_tier_id=self.head.default_tier_id,
+            resources=resources,
+            tiers=tiers,
+            throttles=tuple(throttles),
+            enforcements=tuple(enforcements),
+        )
+
+    def scope_of(self, switch: Row) -> Scope:
+        """The scope of a row of `switch`."""
+        resource_ids = tier_ids = None
+        if not switch["all_resources"]:
+            resource_ids = frozenset(
+                r["resource_id"]
+                for r in self.rows(
+                    "switch_resource", {"switch_id": switch["id"]}, order="resource_id"
+                )
+            )
+        if not switch["all_tiers"]:
+            tier_ids = frozenset(
+                r["tier_id"]
+                for r in self.rows("switch_tier", {"switch_id": switch["id"]}, order="tier_id")
+            )
+        return Scope(resource_ids, tier_ids)
+
+
+def _period(length_min: int | None) -> Period | None:
+    return None if length_min is None else period_of_length(length_min)
+
+
+def _condition(where: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
+    if not where:
+        return "", ()
+    parts = [f"{c} IS NULL" if v is None else f"{c} = ?" for c, v in where.items()]
+    return " WHERE " + " AND ".join(parts), tuple(v for v in where.values() if v is not None)
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    id_, at_ms, kind, user_id, resource_id, tier_id, amount, granted, day_ms, periods, of_id = row
+    lengths = tuple(int(part) for part in periods.split(",")) if periods else ()
+    return Entry(
+        id_, at_ms, Kind(kind), user_id, resource_id, tier_id, amount, granted, day_ms, lengths, of_id
+    )
+
+
+def _entry_row(entry: Entry) -> tuple[Any, ...]:
+    periods = ",".join(map(str, entry.periods)) if entry.periods else None
+    return (
+        entry.id,
+        entry.at_ms,
+        int(entry.kind),
+        entry.user_id,
+        entry.resource_id,
+        entry.tier_id,
+        entry.amount,
+        entry.granted,
+        entry.day_ms,
+        periods,
+        entry.of_id,
+    )

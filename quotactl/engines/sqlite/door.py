@@ -1,0 +1,279 @@
+"""Opening a ledger file, and the two ways in: `reading()` and `writing()`."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from quotactl.engines.schema import APPLICATION_ID, SCHEMA_VERSION, apply_migrations
+from quotactl.engines.sqlite.book import Book, PolicyCache
+from quotactl.engines.sqlite.queue import Turnstile
+from quotactl.errors import (
+    Conflict,
+    InvalidInput,
+    LedgerBusy,
+    LedgerCorrupt,
+    NotFound,
+    QuotaError,
+    SchemaMismatch,
+)
+from quotactl.policy.settings import value_of
+
+TIMEOUT_S = 5.0
+# Few and large checkpoints: measured to cut the slowest one in a thousand
+# commits from 19 ms to 1 ms.
+WAL_PAGES = 4000
+PAGE_SIZE = 2048
+
+
+class SqliteEngine:
+    """A ledger in one SQLite file.
+
+    One connection, shared by the threads of one process, which take turns; a
+    child process must open its own.
+    """
+
+    def __init__(
+        self, path: Path, *, timeout_s: float = TIMEOUT_S, any_schema: bool = False
+    ) -> None:
+        self.path = path
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._queue: Turnstile | None = None
+        self._cache = PolicyCache()
+        self._synced_full = True
+        self._connection = _connect(path, timeout_s)
+        try:
+            if not any_schema:
+                check_schema(self._connection, path)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @contextmanager
+    def reading(self) -> Iterator[Book]:
+        """One consistent view; writes nothing."""
+        with self._alone(), translated(self.path):
+            connection = self._connection
+            connection.execute("BEGIN")
+            try:
+                yield Book(connection, self._cache)
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    @contextmanager
+    def writing(self) -> Iterator[Book]:
+        """The one door for writes: queued, then begun as an immediate transaction.
+
+        What was stored is committed when the block ends, and rolled back when
+        it raises. Raises LedgerBusy when the turn does not come in time.
+        """
+        with self._alone(), translated(self.path):
+            connection = self._connection
+            if self._queue is None:
+                self._queue = Turnstile(self.path)
+            self._queue.enter(time.monotonic() + self._timeout_s)
+            try:
+                self._set_durability()
+                connection.execute("BEGIN IMMEDIATE")
+                book = Book(connection, self._cache)
+                try:
+                    yield book
+                    self._end(book)
+                finally:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+            finally:
+                self._queue.leave()
+
+    def exclusively(self) -> sqlite3.Connection:
+        """The bare connection, for migrations and backups under the caller's own care."""
+        return self._connection
+
+    @contextmanager
+    def migrating(self) -> Iterator[sqlite3.Connection]:
+        """Like `writing()`, for a ledger whose schema is not the present one."""
+        with self._alone(), translated(self.path):
+            if self._queue is None:
+                self._queue = Turnstile(self.path)
+            self._queue.enter(time.monotonic() + self._timeout_s)
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                    self._connection.execute("COMMIT")
+                finally:
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
+            finally:
+                self._queue.leave()
+
+    def close(self) -> None:
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            # The last one to close writes the WAL back, which must not race
+            # another process's commit; whoever can't have the turn leaves it be.
+            turn = False
+            if self._queue is not None:
+                try:
+                    self._queue.enter(time.monotonic() + 0.25)
+                    turn = True
+                except LedgerBusy:
+                    pass
+            try:
+                self._connection.close()
+            finally:
+                if self._queue is not None:
+                    if turn:
+                        self._queue.leave()
+                    self._queue.close()
+                    self._queue = None
+
+    def _end(self, book: Book) -> None:
+        connection = self._connection
+        if not book.dirty:
+            if not book.relaxed:
+                return
+            # Only demand: not worth waiting for the disk. Nothing was written
+            # yet, and additions commute, so they can go into a transaction of
+            # their own that commits without fsync.
+            connection.execute("ROLLBACK")
+            if self._synced_full:
+                connection.execute("PRAGMA synchronous = NORMAL")
+                self._synced_full = False
+            connection.execute("BEGIN IMMEDIATE")
+            book.store_relaxed()
+        connection.execute("COMMIT")
+
+    def _set_durability(self) -> None:
+        full = value_of(self._cache.settings, "durability") == "full"
+        if full != self._synced_full:
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
+            self._synced_full = full
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if self._pid != os.getpid():
+            raise InvalidInput(
+                "this connection was opened by another process",
+                hint="after a fork, connect() again: SQLite connections don't survive one",
+            )
+        if not self._lock.acquire(timeout=self._timeout_s):
+            raise LedgerBusy("another thread held this connection all the time")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+
+def create_file(path: Path) -> None:
+    """Make an empty ledger file, readable by its owner alone; refuses an existing one."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        raise Conflict(
+            f"{path} exists already", hint="a ledger is never overwritten: name another file"
+        ) from None
+    except FileNotFoundError:
+        raise NotFound(f"no folder {path.parent} to create a ledger in") from None
+    except OSError as error:
+        raise QuotaError(f"can't create {path}: {error.strerror}") from None
+    with translated(path):
+        connection = _connect(path, TIMEOUT_S)
+        try:
+            connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            apply_migrations(connection)
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+
+
+def schema_version(connection: sqlite3.Connection, path: Path) -> int:
+    """The schema's version of a ledger; LedgerCorrupt where the file is none."""
+    with translated(path):
+        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application_id != APPLICATION_ID:
+        raise LedgerCorrupt(f"{path} is not a quotactl ledger", hint="make one: quotactl init PATH")
+    return int(version)
+
+
+def check_schema(connection: sqlite3.Connection, path: Path) -> None:
+    """Raises SchemaMismatch unless the ledger is of this version."""
+    version = schema_version(connection, path)
+    if version > SCHEMA_VERSION:
+        raise SchemaMismatch(
+            f"{path} has schema {version}, this quotactl knows {SCHEMA_VERSION}",
+            hint="use the newer quotactl that made it",
+        )
+    if version < SCHEMA_VERSION:
+        raise SchemaMismatch(
+            f"{path} has schema {version}, this quotactl needs {SCHEMA_VERSION}",
+            hint="bring it up to date: quotactl db migrate",
+        )
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """SQLite's errors as ours, one line each."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _translate(error, path) from error
+
+
+def _translate(error: sqlite3.Error, path: Path) -> QuotaError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return LedgerBusy(f"{path} is busy", hint="safe to try again")
+    if code == sqlite3.SQLITE_NOTADB:
+        return LedgerCorrupt(f"{path} is not a SQLite file", hint="make one: quotactl init PATH")
+    if code == sqlite3.SQLITE_CORRUPT:
+        return LedgerCorrupt(f"{path} is damaged: {error}", hint="restore a backup")
+    if code == sqlite3.SQLITE_READONLY:
+        return QuotaError(f"{path} can't be written: it is read-only here")
+    if code == sqlite3.SQLITE_FULL:
+        return QuotaError(f"{path}: the disk is full", hint="nothing was changed; make room")
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return QuotaError(f"{path} can't be opened", hint="check the permissions of its folder")
+    if code == sqlite3.SQLITE_IOERR:
+        return QuotaError(
+            f"{path}: the disk failed ({error}); whether the last change was kept is unknown",
+            hint="try again with the same key",
+        )
+    return QuotaError(f"{path}: {error}")
+
+
+def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
+    if not path.exists():
+        raise NotFound(f"no ledger at {path}", hint=f"make one: quotactl init {path}")
+    if path.is_dir():
+        raise LedgerCorrupt(f"{path} is a folder, not a ledger", hint="name the file in it")
+    uri = path.resolve().as_uri() + "?mode=rw"
+    with translated(path):
+        connection = sqlite3.connect(
+            uri,
+            uri=True,
+            timeout=timeout_s,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+        try:
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+        except BaseException:
+            connection.close()
+            raise
+    return connection

@@ -1,0 +1,106 @@
+"""Immutable facts, and what one transaction adds to the ledger.
+
+An entry is never changed; a correction is a new entry. Counters and grant
+balances are sums of entries:
+
+- a day counter's `used` is the sum of `amount - granted` over entries with that `day_ms`;
+- its `granted` is the sum of `granted` over the same entries;
+- a shorter counter's `used` is the sum of `amount` over entries whose `periods`
+  name it, in the window of the time at which the units were taken;
+- a grant's balance is the sum of its movements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+
+class Kind(IntEnum):
+    """What an entry records; stored as its number."""
+
+    CONSUME = 1
+    HOLD = 2
+    POST = 3
+    VOID = 4
+    EXPIRE = 5
+    REFUND = 6
+    RESET = 7
+    GRANT = 8
+    REVOKE = 9
+    CARRY = 10
+
+
+RESERVATION_STATES = ("pending", "posted", "voided", "expired")
+
+
+@dataclass(slots=True)
+class Entry:
+    """One fact. `amount` and `granted` are signed: what a correction gives back is negative.
+
+    `day_ms` is the start of the day charged, None where none is; `periods` are
+    the shorter periods charged, as lengths in minutes. `of_id` is the entry
+    that this one corrects or settles.
+    """
+
+    id: int
+    at_ms: int
+    kind: Kind
+    user_id: int | None
+    resource_id: int | None
+    tier_id: int | None
+    amount: int
+    granted: int
+    day_ms: int | None
+    periods: tuple[int, ...]
+    of_id: int | None
+
+
+@dataclass(slots=True)
+class Reservation:
+    """A hold, by the id of its entry, until `expires_at_ms`."""
+
+    id: int
+    user_id: int
+    resource_id: int
+    expires_at_ms: int
+    state: str
+
+
+# (resource id, period length in minutes, window start, user id)
+CounterKey = tuple[int, int, int, int]
+# (hour start, resource id, tier id or 0, reason, rule kind, rule id or 0)
+DemandKey = tuple[int, int, int, str, str, int]
+
+CORRECTION = "correction"
+"""The `reason` under which demand books what was given back or reset: negative units."""
+
+
+@dataclass(slots=True)
+class Changes:
+    """The net effect of one transaction, to be stored at once.
+
+    `counters` adds [used, granted, denied, shadow_denied]; `resets` names the
+    entry since which a window is fresh; `demand` adds [requests, used, granted,
+    denied, shadow_denied]; `movements` are (entry id, grant id, signed units).
+    """
+
+    users: list[tuple[int, str, int]] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    counters: dict[CounterKey, list[int]] = field(default_factory=dict)
+    resets: dict[CounterKey, int] = field(default_factory=dict)
+    demand: dict[DemandKey, list[int]] = field(default_factory=dict)
+    movements: list[tuple[int, int, int]] = field(default_factory=list)
+    keys: list[tuple[str, int, int]] = field(default_factory=list)
+    reservations: list[Reservation] = field(default_factory=list)
+    settled: list[tuple[int, str]] = field(default_factory=list)
+    first_at_ms: int | None = None
+
+    @property
+    def durable(self) -> bool:
+        """Whether anything but demand is in it: only that must survive a power cut."""
+        return bool(self.entries)
+
+    @property
+    def empty(self) -> bool:
+        return not (self.entries or self.counters or self.demand)

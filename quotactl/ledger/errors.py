@@ -1,0 +1,3 @@
+"""Kept under its old path while callers move to `quotactl.errors`."""
+
+from quotactl.errors import *  # noqa: F403

@@ -1,0 +1,314 @@
+"""The one place where a request is allowed or denied: `decide`."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+from quotactl.policy.burndown import Burn, burn, usable
+from quotactl.policy.model import Account, Block, Policy, Reason, Rule
+from quotactl.policy.resolve import Ceiling, Standing, base_limits, block_on, edges_of, resolve
+from quotactl.policy.window import Calendar, Period, Window
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What was decided about one request, and what it charges.
+
+    The figures (`period` … `reset_at_ms`) belong to the window and rule that
+    decided, as they were before the request. `granted` units are paid by
+    `burns`; `day_ms` and `periods` name the windows that the request counts in,
+    as used or as denied. `would_be` is the reason that enforcement kept from holding.
+    """
+
+    allowed: bool
+    reason: Reason
+    rule: Rule
+    period: Period | None
+    limit: int | None
+    used: int
+    reset_at_ms: int | None
+    retry_after_ms: int | None
+    granted: int
+    burns: tuple[Burn, ...]
+    day_ms: int
+    periods: tuple[int, ...]
+    would_be: Reason | None = None
+
+
+# One ceiling with the window it holds in now and the units used in that.
+Level = tuple[Ceiling, Window, int]
+
+
+def decide(policy: Policy, account: Account, amount: int, now_ms: int) -> Verdict:
+    """Allow or deny `amount` units, whole, to `account` at `now_ms`.
+
+    Order: block, then ceilings per window, then grants. The reason of a denial
+    compares this request with and without throttles: refused anyway is
+    `limit_reached` (or `not_in_tier`), else `throttled`. A boundary: with
+    3/day, 2 used and an amount of 1 it is allowed; with an amount of 2 denied.
+    """
+    calendar = policy.calendar
+    standing = resolve(policy, account, now_ms)
+    day_ms = calendar.day(now_ms).starts_at_ms
+    periods = charged_periods(standing)
+    block = block_on(account, now_ms)
+    if block is not None:
+        return _blocked(policy, account, block, amount, now_ms, day_ms, periods)
+
+    levels = levels_of(standing, account, calendar, now_ms)
+    if standing.mode == "off":
+        assert standing.mode_rule is not None
+        return _allowed(levels, standing.mode_rule, "ok", 0, (), day_ms, periods)
+
+    pool = usable(account.grants, account.balances, now_ms) if account.grants else 0
+    shortage, failing = _shortage(levels, amount, 0 if standing.frozen_by else pool)
+    if not failing:
+        if not shortage:
+            return _allowed(levels, None, "ok", 0, (), day_ms, periods)
+        burns = burn(account.grants, account.balances, shortage, now_ms)
+        rule = Rule("grant", burns[0][0], None)
+        return _allowed(levels, rule, "granted", shortage, burns, day_ms, periods)
+
+    reason, rule, limit, (ceiling, window, used) = _refusal(
+        standing, levels, failing, amount, pool
+    )
+    if standing.mode == "shadow":
+        assert standing.mode_rule is not None
+        verdict = _allowed(levels, standing.mode_rule, "ok", 0, (), day_ms, periods)
+        verdict.would_be = reason
+        return verdict
+    return Verdict(
+        allowed=False,
+        reason=reason,
+        rule=rule,
+        period=ceiling.period,
+        limit=limit,
+        used=used,
+        reset_at_ms=window.reset_at_ms,
+        retry_after_ms=_retry_after(policy, account, amount, now_ms),
+        granted=0,
+        burns=(),
+        day_ms=day_ms,
+        periods=periods,
+    )
+
+
+def levels_of(
+    standing: Standing, account: Account, calendar: Calendar, now_ms: int
+) -> list[Level]:
+    """Every ceiling with its window at `now_ms` and what is used in that."""
+    levels = []
+    for ceiling in standing.ceilings:
+        window = calendar.window(ceiling.period, now_ms)
+        levels.append((ceiling, window, used_in(account, ceiling.period, window)))
+    return levels
+
+
+def used_in(account: Account, period: Period, window: Window) -> int:
+    """Units used in a window; a week or month is the sum of its days."""
+    used = account.used
+    if period.length_min <= 1440:
+        return used.get((period.length_min, window.starts_at_ms), 0)
+    return sum(
+        units
+        for (length_min, start), units in used.items()
+        if length_min == 1440 and window.starts_at_ms <= start < window.reset_at_ms
+    )
+
+
+def charged_periods(standing: Standing) -> tuple[int, ...]:
+    """The periods shorter than a day in force, by length in minutes: those that
+    an entry is charged to beside its day."""
+    return tuple(c.period.length_min for c in standing.ceilings if c.period.shorter_than_day)
+
+
+def looks_back(policy: Policy, account: Account) -> Period | None:
+    """The longest calendar period beyond a day that could matter to this account
+    at any time under this policy: how far back its day counters are needed."""
+    base, _ = base_limits(account.tier, account.resource, ())
+    found = [p for p in base if p.length_min > 1440]
+    found += [o.period for o in account.overrides if o.period and o.period.length_min > 1440]
+    found += [t.period for t in policy.throttles if t.period and t.period.length_min > 1440]
+    return max(found, key=lambda p: p.length_min, default=None)
+
+
+def _shortage(
+    levels: list[Level], amount: int, pool: int, *, base: bool = False
+) -> tuple[int, list[Level]]:
+    """What grants would have to pay, and the levels that refuse all the same.
+
+    Grants buy quota, not speed: they pay the largest shortage among windows of
+    a day or longer, never one in a shorter window.
+    """
+    shortage = 0
+    failing = []
+    for level in levels:
+        ceiling, _, used = level
+        limit = ceiling.base_max if base else ceiling.amount_max
+        if limit is None or used + amount <= limit:
+            continue
+        if ceiling.period.shorter_than_day:
+            failing.append(level)
+            continue
+        # Used may lie above a limit that was lowered since; nobody pays for that.
+        short = min(used + amount - limit, amount)
+        shortage = max(shortage, short)
+        if short > pool:
+            failing.append(level)
+    return shortage, failing
+
+
+def _refusal(
+    standing: Standing, levels: list[Level], failing: list[Level], amount: int, pool: int
+) -> tuple[Reason, Rule, int, Level]:
+    """Why a request is refused: reason, rule, limit and the level that refused it.
+
+    Of several levels the one with the latest reset, of those the longest.
+    """
+    anyway = failing
+    if standing.throttled:
+        _, anyway = _shortage(levels, amount, pool, base=True)
+    level = max(anyway or failing, key=_reset_then_length)
+    ceiling = level[0]
+    if anyway:
+        assert ceiling.base_max is not None
+        reason: Reason = "limit_reached" if standing.listed else "not_in_tier"
+        return reason, ceiling.base_rule, ceiling.base_max, level
+    lowered = [lv for lv in failing if lv[0].rule.kind == "throttle"]
+    if lowered:
+        level = max(lowered, key=_reset_then_length)
+        ceiling = level[0]
+        rule = ceiling.rule
+    else:
+        # No ceiling was lowered below the request: what refuses it is the
+        # throttle that keeps the user's grants from paying.
+        assert standing.frozen_by is not None
+        rule = standing.frozen_by
+    assert ceiling.amount_max is not None
+    return "throttled", rule, ceiling.amount_max, level
+
+
+def _reset_then_length(level: Level) -> tuple[int, int]:
+    ceiling, window, _ = level
+    return (window.reset_at_ms, ceiling.period.length_min)
+
+
+def _allowed(
+    levels: list[Level],
+    rule: Rule | None,
+    reason: Reason,
+    granted: int,
+    burns: tuple[Burn, ...],
+    day_ms: int,
+    periods: tuple[int, ...],
+) -> Verdict:
+    ceiling, window, used = tightest(levels, granted)
+    return Verdict(
+        allowed=True,
+        reason=reason,
+        rule=rule or ceiling.rule,
+        period=ceiling.period,
+        limit=ceiling.amount_max,
+        used=used,
+        reset_at_ms=window.reset_at_ms,
+        retry_after_ms=None,
+        granted=granted,
+        burns=burns,
+        day_ms=day_ms,
+        periods=periods,
+    )
+
+
+def tightest(levels: list[Level], granted: int = 0) -> Level:
+    """The level with the least left, of equal ones the longest period.
+
+    `granted` units of the request are not charged to windows of a day or
+    longer, which leaves these that much more than shorter ones.
+    """
+    best = levels[0]
+    if len(levels) == 1:
+        return best
+    best_left = float("inf")
+    for level in levels:
+        ceiling, _, used = level
+        left: float = float("inf")
+        if ceiling.amount_max is not None:
+            left = max(0, ceiling.amount_max - used)
+            if not ceiling.period.shorter_than_day:
+                left += granted
+        if left <= best_left:
+            best, best_left = level, left
+    return best
+
+
+def _blocked(
+    policy: Policy,
+    account: Account,
+    block: Block,
+    amount: int,
+    now_ms: int,
+    day_ms: int,
+    periods: tuple[int, ...],
+) -> Verdict:
+    # A block has no window of its own: until it ends, nothing of anything.
+    return Verdict(
+        allowed=False,
+        reason="blocked",
+        rule=Rule("block", block.id, None),
+        period=None,
+        limit=0,
+        used=account.used.get((1440, day_ms), 0),
+        reset_at_ms=block.expires_at_ms,
+        retry_after_ms=_retry_after(policy, account, amount, now_ms),
+        granted=0,
+        burns=(),
+        day_ms=day_ms,
+        periods=periods,
+    )
+
+
+def _retry_after(policy: Policy, account: Account, amount: int, now_ms: int) -> int | None:
+    """Milliseconds to the first moment at which the same request would pass if
+    nobody else asked, or None.
+
+    Only at certain moments can a refusal turn: when a switch starts or ends,
+    when an override or block ends, and when a window that refuses and has
+    something in it resets. They are tried in order of time.
+    """
+    moments = {edge for switch in policy.throttles for edge in edges_of(switch)}
+    moments.update(edge for switch in policy.enforcements for edge in edges_of(switch))
+    moments.update(o.expires_at_ms for o in account.overrides if o.expires_at_ms is not None)
+    moments.update(b.expires_at_ms for b in account.blocks if b.expires_at_ms is not None)
+    ahead = [moment for moment in moments if moment > now_ms]
+    heapq.heapify(ahead)
+    moment = now_ms
+    while True:
+        passes, resets = _passes(policy, account, amount, moment)
+        if passes:
+            return moment - now_ms
+        for reset in resets:
+            heapq.heappush(ahead, reset)
+        while ahead and ahead[0] <= moment:
+            heapq.heappop(ahead)
+        if not ahead:
+            return None
+        moment = heapq.heappop(ahead)
+
+
+def _passes(
+    policy: Policy, account: Account, amount: int, at_ms: int
+) -> tuple[bool, list[int]]:
+    """Whether the request would pass at that moment, and else the resets of the
+    windows that refuse it for what is used in them."""
+    standing = resolve(policy, account, at_ms)
+    levels = levels_of(standing, account, policy.calendar, at_ms)
+    blocked = block_on(account, at_ms) is not None
+    if standing.mode != "on" and not blocked:
+        return True, []
+    pool = 0
+    if account.grants and not standing.frozen_by:
+        pool = usable(account.grants, account.balances, at_ms)
+    _, failing = _shortage(levels, amount, pool)
+    resets = [window.reset_at_ms for _, window, used in failing if used > 0]
+    return not failing and not blocked, resets

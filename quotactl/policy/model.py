@@ -1,0 +1,197 @@
+"""What a policy is made of, and one user's standing under it.
+
+All values are immutable but `Account`, which is the working copy of one user's
+counters during one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from quotactl.policy.window import DAY, Calendar, Period, calendar_of
+
+AMOUNT_MAX = 2**53 - 1
+"""The largest amount or limit: the largest integer that every JSON reader keeps exactly."""
+
+Reason = Literal["ok", "granted", "limit_reached", "throttled", "blocked", "not_in_tier"]
+RuleKind = Literal["tier", "override", "grant", "throttle", "block", "enforcement"]
+ThrottleKind = Literal["deny", "cap", "scale"]
+Mode = Literal["on", "shadow", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The rule that decided: `kind` with the id and, where it has one, the name."""
+
+    kind: RuleKind
+    id: int | None
+    name: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "id": self.id, "name": self.name}
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A ceiling per period; `amount_max` None is unlimited."""
+
+    period: Period
+    amount_max: int | None
+
+    def __str__(self) -> str:
+        if self.amount_max is None:
+            return "unlimited" if self.period == DAY else f"unlimited/{self.period}"
+        return f"{self.amount_max}/{self.period}"
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    id: int
+    name: str
+    unit: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """`limits` maps a resource's id to its limits, shortest period first."""
+
+    id: int
+    name: str
+    protected: bool
+    limits: Mapping[int, tuple[Limit, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which resources and tiers a switch is for, by id; None means all."""
+
+    resource_ids: frozenset[int] | None = None
+    tier_ids: frozenset[int] | None = None
+
+    def covers(self, resource_id: int, tier_id: int | None) -> bool:
+        return (self.resource_ids is None or resource_id in self.resource_ids) and (
+            self.tier_ids is None or tier_id in self.tier_ids
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """A temporary lowering: `deny`, `cap` (amount_max per period) or `scale` (percent, floor)."""
+
+    id: int
+    name: str | None
+    kind: ThrottleKind
+    scope: Scope
+    amount_max: int | None
+    period: Period | None
+    percent: int | None
+    floor: int | None
+    freeze_grants: bool
+    include_protected: bool
+    starts_at_ms: int
+    ends_at_ms: int | None
+
+    @property
+    def rule(self) -> Rule:
+        return Rule("throttle", self.id, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Enforcement:
+    """A switch that makes limits count without holding (`shadow`) or not at all (`off`)."""
+
+    id: int
+    mode: Mode
+    scope: Scope
+    starts_at_ms: int
+    ends_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """One user's own limit; `period` None replaces the limits of every period."""
+
+    id: int
+    period: Period | None
+    amount_max: int | None
+    expires_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Quota revoked; `resource_id` None is every resource."""
+
+    id: int
+    resource_id: int | None
+    expires_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A pool of units; burns by priority (lower first), then expiry, then age."""
+
+    id: int
+    priority: int
+    expires_at_ms: int | None
+    ended: bool = False
+
+    @property
+    def burn_order(self) -> tuple[int, float, int]:
+        expires = float("inf") if self.expires_at_ms is None else self.expires_at_ms
+        return (self.priority, expires, self.id)
+
+    def usable_at(self, now_ms: int) -> bool:
+        return not self.ended and (self.expires_at_ms is None or now_ms < self.expires_at_ms)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Everything that is decided for all users at once, as it stood at one version."""
+
+    version: int
+    zone: str
+    default_tier_id: int | None
+    resources: Mapping[int, Resource]
+    tiers: Mapping[int, Tier]
+    throttles: tuple[Throttle, ...]
+    enforcements: tuple[Enforcement, ...]
+    resources_by_name: Mapping[str, Resource] = field(init=False, repr=False, compare=False)
+    tiers_by_name: Mapping[str, Tier] = field(init=False, repr=False, compare=False)
+    calendar: Calendar = field(init=False, repr=False, compare=False)
+    # What `resolve` worked out for a whole tier, until a switch starts or ends.
+    resolved: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "resources_by_name", {r.name: r for r in self.resources.values()}
+        )
+        object.__setattr__(self, "tiers_by_name", {t.name: t for t in self.tiers.values()})
+        object.__setattr__(self, "calendar", calendar_of(self.zone))
+
+    @property
+    def default_tier(self) -> Tier | None:
+        return None if self.default_tier_id is None else self.tiers.get(self.default_tier_id)
+
+
+@dataclass(slots=True)
+class Account:
+    """One user's standing for one resource.
+
+    `used` maps (period length in minutes, window start) to units; it holds day
+    windows and shorter ones, and what it lacks is 0. `balances` maps a grant's
+    id to the units left in it.
+    """
+
+    user: str
+    user_id: int
+    known: bool
+    tier: Tier | None
+    protected: bool
+    resource: Resource
+    overrides: tuple[Override, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    grants: tuple[Grant, ...] = ()
+    balances: dict[int, int] = field(default_factory=dict)
+    used: dict[tuple[int, int], int] = field(default_factory=dict)

@@ -1,0 +1,81 @@
+"""The ledger's settings: what each may be and what it is when nobody set it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from quotactl.errors import InvalidInput, NotFound
+from quotactl.policy.notation import duration_text, parse_duration
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """`read` turns what people write into the text that is stored, or raises InvalidInput."""
+
+    key: str
+    default: str
+    help: str
+    read: Callable[[str], str]
+
+
+def _durability(text: str) -> str:
+    if text not in ("full", "relaxed"):
+        raise InvalidInput(f"durability {text!r} is not known", hint="it is full or relaxed")
+    return text
+
+
+def _days_at_least(least: int) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        duration_ms = parse_duration(text)
+        if duration_ms < least * DAY_MS or duration_ms > 3650 * DAY_MS:
+            raise InvalidInput(f"{text!r} is out of range", hint=f"at least {least}d, at most 3650d")
+        return duration_text(duration_ms)
+
+    return read
+
+
+SETTINGS: Mapping[str, Setting] = {
+    setting.key: setting
+    for setting in (
+        Setting(
+            "counter_retention",
+            "400d",
+            "how long day counters, hourly demand and closed days are kept",
+            _days_at_least(62),
+        ),
+        Setting(
+            "durability",
+            "full",
+            "full: an acknowledged unit survives a power cut; relaxed: the last moments may not",
+            _durability,
+        ),
+        Setting(
+            "entry_retention",
+            "35d",
+            "how long entries are kept once their windows, holds and keys are over",
+            _days_at_least(1),
+        ),
+        Setting("key_retention", "30d", "how long idempotency keys are kept", _days_at_least(1)),
+    )
+}
+
+
+def setting_named(key: str) -> Setting:
+    """Raises NotFound for a key that does not exist."""
+    found = SETTINGS.get(key)
+    if found is None:
+        raise NotFound(f"no setting {key!r}", hint="known are " + ", ".join(SETTINGS))
+    return found
+
+
+def value_of(settings: Mapping[str, str], key: str) -> str:
+    """The value in force: what was set, else the default."""
+    return settings.get(key, SETTINGS[key].default)
+
+
+def duration_of(settings: Mapping[str, str], key: str) -> int:
+    """The same, in milliseconds."""
+    return parse_duration(value_of(settings, key))
