@@ -24,7 +24,6 @@ from quotactl.policy.model import (
     Throttle,
     Tier,
 )
-from quotactl.policy.settings import value_of
 from quotactl.policy.window import Period, period_of_length
 
 # Sums of demand stop here rather than leave SQLite's integers: somebody who
@@ -86,8 +85,6 @@ class Book(Queries):
         super().__init__(connection)
         self._cache = cache
         self._relaxed: Changes | None = None
-        self.dirty = False
-        """Whether something was written that must survive a power cut."""
         row = connection.execute(_HEAD).fetchone()
         if row is None:
             raise LedgerCorrupt("the ledger has lost the row about itself")
@@ -218,17 +215,20 @@ class Book(Queries):
         row = self._connection.execute("SELECT name FROM user WHERE id = ?", (user_id,)).fetchone()
         return f"#{user_id}" if row is None or row[0] is None else str(row[0])
 
-    def setting(self, key: str) -> str:
-        return value_of(self._cache.settings, key)
+    @property
+    def settings(self) -> Mapping[str, str]:
+        return self._cache.settings
 
     # ---- what a decision stores
 
     def next_entry_id(self) -> int:
-        # Ids never come back: pruning always leaves the entry that carries on.
-        return int(self._connection.execute("SELECT ifnull(max(id), 0) FROM entry").fetchone()[0]) + 1
+        # Pruning may have emptied the table; an id never comes back all the same.
+        (newest,) = self._connection.execute("SELECT ifnull(max(id), 0) FROM entry").fetchone()
+        return max(int(newest), self.head.checkpoint_entry_id) + 1
 
     def next_user_id(self) -> int:
-        return int(self._connection.execute("SELECT ifnull(max(id), 0) FROM user").fetchone()[0]) + 1
+        (newest,) = self._connection.execute("SELECT ifnull(max(id), 0) FROM user").fetchone()
+        return int(newest) + 1
 
     def store(self, changes: Changes) -> None:
         if changes.empty:

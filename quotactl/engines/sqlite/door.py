@@ -93,10 +93,6 @@ class SqliteEngine:
             finally:
                 self._queue.leave()
 
-    def exclusively(self) -> sqlite3.Connection:
-        """The bare connection, for migrations and backups under the caller's own care."""
-        return self._connection
-
     @contextmanager
     def migrating(self) -> Iterator[sqlite3.Connection]:
         """Like `writing()`, for a ledger whose schema is not the present one."""
@@ -174,7 +170,7 @@ class SqliteEngine:
             self._lock.release()
 
 
-def create_file(path: Path) -> None:
+def create_file(path: Path, *, name: str, zone: str, now_ms: int) -> None:
     """Make an empty ledger file, readable by its owner alone; refuses an existing one."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -186,16 +182,26 @@ def create_file(path: Path) -> None:
         raise NotFound(f"no folder {path.parent} to create a ledger in") from None
     except OSError as error:
         raise QuotaError(f"can't create {path}: {error.strerror}") from None
-    with translated(path):
-        connection = _connect(path, TIMEOUT_S)
-        try:
-            connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("BEGIN IMMEDIATE")
-            apply_migrations(connection)
-            connection.execute("COMMIT")
-        finally:
-            connection.close()
+    try:
+        with translated(path):
+            connection = _connect(path, TIMEOUT_S)
+            try:
+                connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("BEGIN IMMEDIATE")
+                apply_migrations(connection)
+                connection.execute(
+                    "INSERT INTO ledger (id, name, zone, created_at_ms, opened_at_ms) "
+                    "VALUES (1, ?, ?, ?, ?)",
+                    (name, zone, now_ms, now_ms),
+                )
+                connection.execute("COMMIT")
+            finally:
+                connection.close()
+    except BaseException:
+        # Half a ledger would be refused by the next init.
+        path.unlink(missing_ok=True)
+        raise
 
 
 def schema_version(connection: sqlite3.Connection, path: Path) -> int:

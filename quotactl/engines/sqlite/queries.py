@@ -3,19 +3,258 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from quotactl.engines.sqlite.checks import Finding, findings
 from quotactl.ledger.engine import Row
 
 
 class Queries:
-    """Read-only queries on one transaction; each returns plain rows as dicts."""
+    """Queries on one transaction that only read, but for `put_users`."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self.dirty = False
+        """Whether something was written that must survive a power cut."""
 
     def _dicts(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
         cursor = self._connection.execute(sql, parameters)
         columns = [column[0] for column in cursor.description]
         return [dict(zip(columns, row, strict=True)) for row in cursor]
+
+    # ---- audit
+
+    def last_audit(self) -> tuple[int, str] | None:
+        """The id and hash of the newest audit row."""
+        row = self._connection.execute(
+            "SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1"
+        ).fetchone()
+        return None if row is None else (row[0], row[1])
+
+    def audit_rows(
+        self, *, where: Mapping[str, Any] | None = None, newest: int | None = None
+    ) -> Iterator[Row]:
+        """Audit rows, oldest first; `newest` gives the last so many of those that match."""
+        where = dict(where or {})
+        conditions = ["1"]
+        parameters: list[Any] = []
+        for column, value in where.items():
+            conditions.append(column)
+            parameters.append(value)
+        sql = f"SELECT * FROM audit WHERE {' AND '.join(conditions)}"
+        if newest is not None:
+            sql = f"SELECT * FROM ({sql} ORDER BY id DESC LIMIT ?) ORDER BY id"
+            parameters.append(newest)
+        else:
+            sql += " ORDER BY id"
+        cursor = self._connection.execute(sql, parameters)
+        columns = [column[0] for column in cursor.description]
+        for row in cursor:
+            yield dict(zip(columns, row, strict=True))
+
+    def why(self, audit_id: int | None) -> dict[str, str | None]:
+        """Actor, reason and ticket of an act; a text that was removed is None."""
+        found: dict[str, str | None] = {"actor": None, "reason": None, "ticket": None}
+        for actor, field, text in self._connection.execute(
+            "SELECT actor, field, text FROM audit LEFT JOIN audit_text ON audit_id = id "
+            "WHERE id = ?",
+            (audit_id,),
+        ):
+            found["actor"] = actor
+            if field is not None:
+                found[field] = text
+        return found
+
+    # ---- users
+
+    def count_users(self, tier_id: int) -> int:
+        """Users that were put on a tier."""
+        sql = "SELECT count(*) FROM user WHERE tier_id = ?"
+        return int(self._connection.execute(sql, (tier_id,)).fetchone()[0])
+
+    def put_users(self, pairs: Iterable[tuple[str, int]], now_ms: int) -> tuple[int, int]:
+        """Put users on tiers by (name, tier id); returns how many were new and how many moved."""
+        connection = self._connection
+        connection.execute("CREATE TEMP TABLE incoming (name TEXT PRIMARY KEY, tier_id INTEGER)")
+        try:
+            connection.executemany("INSERT INTO incoming VALUES (?, ?)", pairs)
+            moved = connection.execute(
+                "UPDATE user SET tier_id = i.tier_id FROM incoming AS i "
+                "WHERE i.name = user.name AND user.tier_id IS NOT i.tier_id"
+            ).rowcount
+            added = connection.execute(
+                "INSERT INTO user (name, tier_id, created_at_ms) SELECT name, tier_id, ? "
+                "FROM incoming WHERE name NOT IN (SELECT name FROM user WHERE name IS NOT NULL)",
+                (now_ms,),
+            ).rowcount
+        finally:
+            connection.execute("DROP TABLE incoming")
+        return added, moved
+
+    def resource_name(self, resource_id: int) -> str:
+        """The name of a resource, retired or not."""
+        sql = "SELECT name FROM resource WHERE id = ?"
+        return str(self._connection.execute(sql, (resource_id,)).fetchone()[0])
+
+    def tier_name(self, tier_id: int) -> str:
+        """The name of a tier, retired or not."""
+        sql = "SELECT name FROM tier WHERE id = ?"
+        return str(self._connection.execute(sql, (tier_id,)).fetchone()[0])
+
+    # ---- closing and pruning
+
+    def day_totals(self, starts_at_ms: int, reset_at_ms: int) -> dict[str, int]:
+        """Users with any demand, and all demand, of one day."""
+        (users,) = self._connection.execute(
+            "SELECT count(DISTINCT user_id) FROM counter WHERE period = 1440 "
+            "AND starts_at_ms = ? AND resource_id IN (SELECT id FROM resource)",
+            (starts_at_ms,),
+        ).fetchone()
+        sums = self._dicts(
+            "SELECT ifnull(sum(requests), 0) AS requests, ifnull(sum(used), 0) AS used, "
+            "ifnull(sum(granted), 0) AS granted, ifnull(sum(denied), 0) AS denied, "
+            "ifnull(sum(shadow_denied), 0) AS shadow_denied "
+            "FROM demand WHERE hour_ms >= ? AND hour_ms < ?",
+            (starts_at_ms, reset_at_ms),
+        )[0]
+        return {"users": users, **sums}
+
+    def mark_expired(self, table: str, end: str, until_ms: int) -> int:
+        """Mark rows whose end lies at `until_ms` or before as ended then; returns how many."""
+        return self._connection.execute(
+            f"UPDATE {table} SET ended_at_ms = {end} WHERE ended_at_ms IS NULL AND {end} <= ?",
+            (until_ms,),
+        ).rowcount
+
+    def timed_out(self, now_ms: int, count: int) -> list[int]:
+        """Reservations that are pending and over, at most `count`."""
+        found = self._connection.execute(
+            "SELECT id FROM reservation WHERE state = 'pending' AND expires_at_ms <= ? "
+            "ORDER BY id LIMIT ?",
+            (now_ms, count),
+        )
+        return [row[0] for row in found]
+
+    def last_entry_before(self, cutoff_ms: int) -> int:
+        """The id up to which every entry lies before `cutoff_ms` with all its windows,
+        and none is a pending hold."""
+        (keep,) = self._connection.execute(
+            "SELECT min(id) FROM (SELECT id FROM entry WHERE at_ms >= :cutoff "
+            "OR day_ms >= :cutoff ORDER BY id LIMIT 1)",
+            {"cutoff": cutoff_ms},
+        ).fetchone()
+        if keep is None:
+            (last,) = self._connection.execute("SELECT ifnull(max(id), 0) FROM entry").fetchone()
+            keep = last + 1
+        (hold,) = self._connection.execute(
+            "SELECT min(id) FROM reservation WHERE state = 'pending'"
+        ).fetchone()
+        return int(keep if hold is None else min(keep, hold)) - 1
+
+    def movement_sums(self, after_id: int, last_id: int) -> list[tuple[int, int]]:
+        """(grant id, sum of its movements) over entries after one id up to another."""
+        return self._connection.execute(
+            "SELECT grant_id, sum(amount) FROM grant_movement "
+            "WHERE entry_id > ? AND entry_id <= ? GROUP BY grant_id HAVING sum(amount) <> 0",
+            (after_id, last_id),
+        ).fetchall()
+
+    def prune_entries(self, after_id: int, last_id: int, count: int) -> tuple[int, int, bool]:
+        """Remove entries from the oldest on up to `last_id`, at most `count`.
+
+        Returns where to go on, how many went and whether there are more.
+        """
+        row = self._connection.execute(
+            "SELECT max(id), count(*) FROM (SELECT id FROM entry WHERE id > ? AND id <= ? "
+            "ORDER BY id LIMIT ?)",
+            (after_id, last_id, count),
+        ).fetchone()
+        last, found = row
+        if not found:
+            return after_id, 0, False
+        self.dirty = True
+        self._connection.execute("DELETE FROM grant_movement WHERE entry_id <= ?", (last,))
+        self._connection.execute("DELETE FROM entry WHERE id <= ?", (last,))
+        self._connection.execute(
+            "DELETE FROM reservation WHERE id <= ? AND state <> 'pending'", (last,)
+        )
+        return last, found, found == count
+
+    def prune_keys(self, after: str, before_ms: int, count: int) -> tuple[str, int, bool]:
+        """Look at `count` keys from one on, in their order, and remove the old ones."""
+        rows = self._connection.execute(
+            "SELECT key, at_ms FROM idempotency_key WHERE key > ? ORDER BY key LIMIT ?",
+            (after, count),
+        ).fetchall()
+        old = [(key,) for key, at_ms in rows if at_ms < before_ms]
+        if old:
+            self.dirty = True
+            self._connection.executemany("DELETE FROM idempotency_key WHERE key = ?", old)
+        return rows[-1][0] if rows else after, len(old), len(rows) == count
+
+    def counter_groups(self) -> list[tuple[int, int]]:
+        """(resource id, period) of all counters, found by seeking, not by a scan."""
+        groups = []
+        for (resource_id,) in self._connection.execute("SELECT id FROM resource").fetchall():
+            period = 0
+            while True:
+                (period,) = self._connection.execute(
+                    "SELECT min(period) FROM counter WHERE resource_id = ? AND period > ?",
+                    (resource_id, period),
+                ).fetchone()
+                if period is None:
+                    break
+                groups.append((resource_id, period))
+        return groups
+
+    def prune_counters(
+        self, resource_id: int, period: int, before_ms: int, count: int
+    ) -> tuple[None, int, bool]:
+        """Remove counters of windows that began before a moment, at most `count`."""
+        removed = self._connection.execute(
+            "DELETE FROM counter WHERE (resource_id, period, starts_at_ms, user_id) IN "
+            "(SELECT resource_id, period, starts_at_ms, user_id FROM counter "
+            "WHERE resource_id = ? AND period = ? AND starts_at_ms < ? LIMIT ?)",
+            (resource_id, period, before_ms, count),
+        ).rowcount
+        self.dirty = self.dirty or removed > 0
+        return None, removed, removed == count
+
+    def prune_demand(self, before_ms: int) -> int:
+        """Remove hourly demand from before a moment."""
+        removed = self._connection.execute(
+            "DELETE FROM demand WHERE hour_ms < ?", (before_ms,)
+        ).rowcount
+        self.dirty = self.dirty or removed > 0
+        return removed
+
+    # ---- verifying
+
+    def findings(self, days: list[tuple[int, int]]) -> Iterator[Finding]:
+        """Every difference between what stands there and the sums of entries."""
+        return findings(self._connection, days)
+
+    def table_counts(self) -> dict[str, int]:
+        """Rows of the large tables."""
+        return {
+            table: int(self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+            for table in ("entry", "counter", "audit")
+        }
+
+    def counter_span(self) -> tuple[int | None, int | None]:
+        """The starts of the first and last day that have a counter."""
+        firsts: list[int] = []
+        lasts: list[int] = []
+        for resource_id, period in self.counter_groups():
+            if period != 1440:
+                continue
+            first, last = self._connection.execute(
+                "SELECT (SELECT min(starts_at_ms) FROM counter WHERE resource_id = :r "
+                "AND period = 1440), (SELECT max(starts_at_ms) FROM counter "
+                "WHERE resource_id = :r AND period = 1440)",
+                {"r": resource_id},
+            ).fetchone()
+            firsts.append(first)
+            lasts.append(last)
+        return min(firsts, default=None), max(lasts, default=None)

@@ -1,0 +1,210 @@
+"""A ledger that is open, as programs use it: `quotactl.connect()` and `create()`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from quotactl.engines.opening import create_ledger_file, open_engine
+from quotactl.engines.sqlite.door import TIMEOUT_S
+from quotactl.errors import InvalidInput, QuotaError
+from quotactl.ledger.values import Decision, Refund, Request, Settlement
+from quotactl.operations import consume as consuming
+from quotactl.operations import reserve as reserving
+from quotactl.operations.acts import Clock, system_actor, system_clock
+from quotactl.policy.notation import check_text
+from quotactl.policy.window import calendar_of, to_ms
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Engine
+    from quotactl.operations.admin import Admin
+    from quotactl.operations.close import Closing
+    from quotactl.operations.verify import Verification
+
+
+class Ledger:
+    """Asks and consumes; `admin` holds what administrators do.
+
+    `clock` returns aware datetimes and is asked once for each call, so that
+    tests and replays pass time in. Closes with the `with` block, or `close()`.
+    """
+
+    def __init__(self, engine: Engine, *, clock: Clock | None, actor: str | None) -> None:
+        self.engine = engine
+        self.clock: Clock = clock or system_clock
+        self._actor = actor
+        self._admin: Admin | None = None
+
+    # ---- consuming
+
+    def check(self, *, user: str, resource: str, amount: int = 1) -> Decision:
+        """What `consume` would answer; takes nothing, writes nothing.
+
+        Raises InvalidInput for an id or amount that can't be, NotFound for an
+        unknown resource.
+        """
+        return consuming.check(self.engine, Request(user, resource, amount), self.now_ms())
+
+    def consume(
+        self, *, user: str, resource: str, amount: int = 1, idempotency_key: str | None = None
+    ) -> Decision:
+        """Take `amount` units, all or nothing, and say how it was decided.
+
+        A denied request takes nothing. The same key with the same request gives
+        the first answer again and takes nothing more; with another it raises
+        Conflict. Raises LedgerBusy when the turn does not come in time, and
+        ClockBehind in a day that is closed; both are safe to try again.
+        """
+        request = Request(user, resource, amount, idempotency_key)
+        return consuming.consume(self.engine, request, self.now_ms())
+
+    def consume_many(self, requests: Sequence[Request]) -> list[Decision | QuotaError]:
+        """Decide requests in order, in one transaction; a bad one has its error in its place."""
+        return consuming.consume_many(self.engine, requests, self.now_ms())
+
+    def refund(
+        self,
+        *,
+        idempotency_key: str | None = None,
+        entry_id: int | None = None,
+        amount: int | None = None,
+        refund_key: str | None = None,
+        reason: str | None = None,
+        ticket: str | None = None,
+    ) -> Refund:
+        """Give back what was taken under a key or by an entry, or `amount` of it.
+
+        `refund_key` names this refund, so that a retry gives back nothing more.
+        Raises Conflict for more than is left.
+        """
+        return consuming.refund(
+            self.engine,
+            self.now_ms(),
+            actor=self._actor or system_actor(),
+            idempotency_key=idempotency_key,
+            entry_id=entry_id,
+            amount=amount,
+            refund_key=refund_key,
+            reason=reason,
+            ticket=ticket,
+        )
+
+    def reserve(
+        self,
+        *,
+        user: str,
+        resource: str,
+        amount: int = 1,
+        ttl_s: float = 120,
+        idempotency_key: str | None = None,
+    ) -> Decision:
+        """Hold units for `ttl_s` seconds. The decision has a `reservation_id` if allowed."""
+        request = Request(user, resource, amount, idempotency_key)
+        return reserving.reserve(self.engine, request, self.now_ms(), ttl_s=ttl_s)
+
+    def post(self, reservation_id: int, amount: int | None = None) -> Settlement:
+        """Keep what was held, or `amount` of it, and free the rest. Repeated: already so."""
+        return reserving.post(self.engine, reservation_id, self.now_ms(), amount=amount)
+
+    def void(self, reservation_id: int) -> Settlement:
+        """Free what was held. Repeated: already so."""
+        return reserving.void(self.engine, reservation_id, self.now_ms())
+
+    # ---- administering
+
+    @property
+    def admin(self) -> Admin:
+        """What administrators do: the operations that the command line's nouns call."""
+        if self._admin is None:
+            from quotactl.operations.admin import Admin
+
+            self._admin = Admin(self.engine, self.clock, self._actor)
+        return self._admin
+
+    def close_days(self) -> Closing:
+        """Close every day that is over and not closed yet; what cron runs."""
+        from quotactl.operations.close import close_days
+
+        return close_days(self.engine, self.clock, actor=self._actor)
+
+    def verify(self) -> Verification:
+        """Rebuild counters and grant balances from entries and compare; `.ok`, `.differences`."""
+        from quotactl.operations.verify import verify
+
+        return verify(self.engine, self.now_ms())
+
+    # ---- itself
+
+    def now_ms(self) -> int:
+        """The clock's time, in milliseconds since the epoch."""
+        return to_ms(self.clock())
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.engine.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def connect(
+    db: str | Path,
+    *,
+    clock: Clock | None = None,
+    actor: str | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> Ledger:
+    """Open a ledger; never creates one.
+
+    `timeout_s` is how long a write may wait for its turn before LedgerBusy.
+    Raises NotFound, LedgerCorrupt or SchemaMismatch.
+    """
+    return Ledger(open_engine(db, timeout_s=timeout_s), clock=clock, actor=actor)
+
+
+def create(
+    db: str | Path,
+    *,
+    name: str | None = None,
+    zone: str = "UTC",
+    clock: Clock | None = None,
+    actor: str | None = None,
+) -> Ledger:
+    """Make a new ledger and open it; Conflict if the file exists.
+
+    `zone` is the IANA name of the zone whose calendar days count.
+    """
+    from quotactl.operations.admin import record_founding
+
+    if name is None:
+        name = Path(db).stem
+    check_text(name, "name", length_max=256)
+    check_zone(zone)
+    clock = clock or system_clock
+    create_ledger_file(db, name=name, zone=zone, now_ms=to_ms(clock()))
+    ledger = connect(db, clock=clock, actor=actor)
+    try:
+        record_founding(ledger.engine, clock, actor=actor, name=name, zone=zone)
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
+
+
+def check_zone(zone: str) -> str:
+    """The zone's name, or InvalidInput for one that is not known."""
+    try:
+        calendar_of(zone)
+    except (KeyError, ValueError, OSError):
+        raise InvalidInput(f"zone {zone!r} is not known", hint="such as Europe/Rome") from None
+    return zone

@@ -1,0 +1,157 @@
+"""What `verify` compares, in SQL: what stands in the ledger against sums of its entries.
+
+Each check yields (what, where, expected, found). Entries up to the checkpoint
+may be gone, so counters are compared from the checkpoint's time on.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+Finding = tuple[str, dict[str, Any], Any, Any]
+
+_COUNTERS = """
+WITH
+  head AS (SELECT checkpoint_entry_id AS id, checkpoint_at_ms AS at_ms FROM ledger),
+  live AS (SELECT * FROM entry WHERE id > (SELECT id FROM head)),
+  charged AS (
+    SELECT resource_id, 1440 AS period, day_ms AS starts_at_ms, user_id,
+           amount - granted AS used, granted, iif(kind = 7, id, 0) AS reset_id
+    FROM live WHERE day_ms IS NOT NULL
+    UNION ALL
+    SELECT e.resource_id, p.value,
+           ifnull(o.at_ms, e.at_ms) - ifnull(o.at_ms, e.at_ms) % (p.value * 60000),
+           e.user_id, e.amount, 0, iif(e.kind = 7, e.id, 0)
+    FROM live AS e LEFT JOIN entry AS o ON o.id = e.of_id,
+         json_each('[' || e.periods || ']') AS p
+    WHERE e.periods IS NOT NULL
+  )
+SELECT resource_id, period, starts_at_ms, user_id,
+       sum(used), sum(granted), max(reset_id), sum(has_used), sum(has_granted), max(has_reset)
+FROM (
+  SELECT resource_id, period, starts_at_ms, user_id, used, granted, reset_id,
+         0 AS has_used, 0 AS has_granted, 0 AS has_reset
+  FROM charged
+  UNION ALL
+  SELECT resource_id, period, starts_at_ms, user_id, 0, 0, 0, used, granted, ifnull(reset_id, 0)
+  FROM counter
+)
+WHERE starts_at_ms >= (SELECT at_ms FROM head)
+GROUP BY resource_id, period, starts_at_ms, user_id
+HAVING sum(used) <> sum(has_used) OR sum(granted) <> sum(has_granted)
+    OR max(reset_id) <> max(has_reset)
+"""
+
+_BALANCES = """
+SELECT g.id, g.user_id, g.resource_id, ifnull(sum(m.amount), 0), g.balance
+FROM grant_pool AS g LEFT JOIN grant_movement AS m
+  ON m.grant_id = g.id AND m.entry_id > (SELECT checkpoint_entry_id FROM ledger)
+GROUP BY g.id HAVING ifnull(sum(m.amount), 0) <> g.balance
+"""
+
+_BURNS = """
+SELECT e.id, e.granted, ifnull(-sum(m.amount), 0)
+FROM entry AS e LEFT JOIN grant_movement AS m ON m.entry_id = e.id
+WHERE e.id > (SELECT checkpoint_entry_id FROM ledger) AND e.kind BETWEEN 1 AND 6
+GROUP BY e.id HAVING e.granted <> ifnull(-sum(m.amount), 0)
+"""
+
+_RETURNS = """
+SELECT o.id, o.amount, -sum(e.amount)
+FROM entry AS e JOIN entry AS o ON o.id = e.of_id
+WHERE e.of_id > (SELECT checkpoint_entry_id FROM ledger)
+GROUP BY o.id HAVING -sum(e.amount) > o.amount
+"""
+
+# A hold's state, as the entry that settled it says (4 is VOID, 5 EXPIRE, 3 POST).
+_RESERVATIONS = """
+SELECT e.id,
+       CASE max(iif(s.kind IN (3, 4, 5), s.kind, 0))
+         WHEN 3 THEN 'posted' WHEN 4 THEN 'voided' WHEN 5 THEN 'expired' ELSE 'pending' END
+         AS expected,
+       ifnull(r.state, 'missing') AS found
+FROM entry AS e
+LEFT JOIN entry AS s ON s.of_id = e.id
+LEFT JOIN reservation AS r ON r.id = e.id
+WHERE e.kind = 2 AND e.id > (SELECT checkpoint_entry_id FROM ledger)
+GROUP BY e.id HAVING expected <> found
+"""
+
+_KEYS = """
+SELECT key, entry_id FROM idempotency_key
+WHERE entry_id > (SELECT checkpoint_entry_id FROM ledger)
+  AND NOT EXISTS (SELECT 1 FROM entry WHERE entry.id = entry_id)
+"""
+
+
+def findings(connection: sqlite3.Connection, days: list[tuple[int, int]]) -> Iterator[Finding]:
+    """Every difference, file damage first. `days` are those to compare demand for."""
+    yield from _damage(connection)
+    for row in connection.execute(_COUNTERS):
+        resource_id, period, start, user_id, *values = row
+        where = {
+            "resource_id": resource_id,
+            "period": period,
+            "starts_at_ms": start,
+            "user_id": user_id,
+        }
+        for field, expected, found in zip(
+            ("used", "granted", "reset_id"), values[:3], values[3:], strict=True
+        ):
+            if expected != found:
+                yield f"counter.{field}", where, expected, found
+    for grant_id, user_id, resource_id, expected, found in connection.execute(_BALANCES):
+        where = {"grant_id": grant_id, "user_id": user_id, "resource_id": resource_id}
+        yield "grant.balance", where, expected, found
+    for entry_id, expected, found in connection.execute(_BURNS):
+        yield "entry.granted", {"entry_id": entry_id}, expected, found
+    for entry_id, taken, given_back in connection.execute(_RETURNS):
+        yield "entry.given_back", {"entry_id": entry_id}, f"at most {taken}", given_back
+    for entry_id, expected, found in connection.execute(_RESERVATIONS):
+        yield "reservation.state", {"reservation_id": entry_id}, expected, found
+    for _, entry_id in connection.execute(_KEYS):
+        yield "idempotency_key.entry", {"entry_id": entry_id}, "an entry", "missing"
+    yield from _demand(connection, days)
+
+
+def _damage(connection: sqlite3.Connection) -> Iterator[Finding]:
+    for (line,) in connection.execute("PRAGMA quick_check(20)"):
+        if line != "ok":
+            yield "file", {}, "ok", line
+    for table, row_id, parent, _ in connection.execute("PRAGMA foreign_key_check"):
+        yield "foreign key", {"table": table, "id": row_id}, f"a row of {parent}", "missing"
+    (heads,) = connection.execute("SELECT count(*) FROM ledger").fetchone()
+    if heads != 1:
+        yield "ledger", {}, 1, heads
+    closed, until = connection.execute(
+        "SELECT (SELECT max(ends_at_ms) FROM closed_day), closed_until_ms FROM ledger"
+    ).fetchone()
+    if closed != until:
+        yield "ledger.closed_until_ms", {}, closed, until
+
+
+def _demand(connection: sqlite3.Connection, days: list[tuple[int, int]]) -> Iterator[Finding]:
+    """Hourly demand of a day against the sum of its counters, per resource."""
+    resources = [row[0] for row in connection.execute("SELECT id FROM resource")]
+    for starts_at_ms, reset_at_ms in days:
+        for resource_id in resources:
+            counted = connection.execute(
+                "SELECT ifnull(sum(used), 0), ifnull(sum(granted), 0), ifnull(sum(denied), 0), "
+                "ifnull(sum(shadow_denied), 0) FROM counter "
+                "WHERE resource_id = ? AND period = 1440 AND starts_at_ms = ?",
+                (resource_id, starts_at_ms),
+            ).fetchone()
+            booked = connection.execute(
+                "SELECT ifnull(sum(used), 0), ifnull(sum(granted), 0), ifnull(sum(denied), 0), "
+                "ifnull(sum(shadow_denied), 0) FROM demand "
+                "WHERE hour_ms >= ? AND hour_ms < ? AND resource_id = ?",
+                (starts_at_ms, reset_at_ms, resource_id),
+            ).fetchone()
+            where = {"resource_id": resource_id, "period": 1440, "starts_at_ms": starts_at_ms}
+            for field, expected, found in zip(
+                ("used", "granted", "denied", "shadow_denied"), counted, booked, strict=True
+            ):
+                if expected != found:
+                    yield f"demand.{field}", where, expected, found

@@ -1,0 +1,188 @@
+"""What people are shown of the things they administer: frozen values, one per noun.
+
+Times are aware datetimes, limits are written as they are set; `to_dict()` is
+the JSON of the lists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from quotactl.ledger.values import rfc3339
+
+
+class View:
+    """A frozen dataclass whose fields, in order, are its JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    return value
+
+
+@dataclass(frozen=True)
+class ResourceView(View):
+    name: str
+    unit: str | None
+    retired_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class TierView(View):
+    """`limits` maps a resource's name to its limits as written: `50/day,5/minute`."""
+
+    name: str
+    default: bool
+    protected: bool
+    limits: dict[str, str]
+    retired_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class LimitView(View):
+    """One ceiling of a tier; `limit` None is unlimited."""
+
+    tier: str
+    resource: str
+    period: str
+    limit: int | None
+
+
+@dataclass(frozen=True)
+class SettingView(View):
+    key: str
+    value: str
+    default: str
+    help: str
+
+
+@dataclass(frozen=True)
+class UserView(View):
+    """`follows_default` says that no tier was set: the user is on the default one."""
+
+    user: str
+    tier: str | None
+    follows_default: bool
+    protected: bool
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class OverrideView(View):
+    """`period` None stands for every period, `limit` None for unlimited."""
+
+    id: int
+    user: str
+    resource: str
+    period: str | None
+    limit: int | None
+    created_at: datetime
+    expires_at: datetime | None
+    state: str
+    actor: str | None
+    reason: str | None
+    ticket: str | None
+
+
+@dataclass(frozen=True)
+class BlockView(View):
+    """`resource` None is every resource."""
+
+    id: int
+    user: str
+    resource: str | None
+    created_at: datetime
+    expires_at: datetime | None
+    state: str
+    actor: str | None
+    reason: str | None
+    ticket: str | None
+
+
+@dataclass(frozen=True)
+class GrantView(View):
+    """`state` is live, used_up, expired or revoked."""
+
+    id: int
+    user: str
+    resource: str
+    amount: int
+    remaining: int
+    priority: int
+    created_at: datetime
+    expires_at: datetime | None
+    state: str
+    actor: str | None
+    reason: str | None
+    ticket: str | None
+
+
+@dataclass(frozen=True)
+class SwitchView(View):
+    """A throttle, or an enforcement switch of kind `shadow` or `off`.
+
+    `value` is as written: `3/day`, `25%`. `resources` and `tiers` None are all.
+    `state` is on, scheduled, over or lifted.
+    """
+
+    id: int
+    name: str | None
+    kind: str
+    value: str | None
+    period: str | None
+    floor: int | None
+    resources: tuple[str, ...] | None
+    tiers: tuple[str, ...] | None
+    freeze_grants: bool
+    include_protected: bool
+    starts_at: datetime
+    ends_at: datetime | None
+    state: str
+    created_at: datetime
+    lifted_at: datetime | None
+    actor: str | None
+    reason: str | None
+    ticket: str | None
+
+
+@dataclass(frozen=True)
+class AuditView(View):
+    """One administrative act; `text_removed` says that a reason was there and is gone."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    user: str | None
+    subject: str | None
+    before: Any
+    after: Any
+    reason: str | None
+    ticket: str | None
+    hash: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an administrative act did.
+
+    `changed` False: it was so already. `message` is one line for people. `item`
+    is what was made or changed, as its view shows it.
+    """
+
+    changed: bool
+    message: str
+    item: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.item, "changed": self.changed}

@@ -1,0 +1,176 @@
+"""What every administrative act shares: who acts, when, and its row in the audit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from quotactl.errors import InvalidInput, NotFound
+from quotactl.ledger.engine import Engine, Row, Writing
+from quotactl.ledger.values import rfc3339
+from quotactl.operations import audit
+from quotactl.policy.model import Resource, Tier
+from quotactl.policy.notation import (
+    check_id,
+    check_text,
+    parse_duration,
+    parse_instant,
+)
+from quotactl.policy.window import from_ms, to_ms
+
+Clock = Callable[[], datetime]
+
+
+def system_clock() -> datetime:
+    """The machine's clock, as aware UTC."""
+    return datetime.now(UTC)
+
+
+def system_actor() -> str:
+    """The OS user, the one behind sudo if there is one."""
+    sudo_user = os.environ.get("SUDO_USER")
+    if sudo_user:
+        return sudo_user
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid:{os.getuid()}"
+
+
+class Act:
+    """One act under way: a transaction, its time, and who does it why."""
+
+    def __init__(
+        self, book: Writing, now_ms: int, actor: str, reason: str | None, ticket: str | None
+    ) -> None:
+        self.book = book
+        self.now_ms = now_ms
+        self.actor = actor
+        self.reason = reason
+        self.ticket = ticket
+
+    def record(
+        self,
+        action: str,
+        *,
+        user_id: int | None = None,
+        subject: str | None = None,
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Write the act's audit row; returns its id."""
+        return audit.record(
+            self.book,
+            now_ms=self.now_ms,
+            actor=self.actor,
+            action=action,
+            user_id=user_id,
+            subject=subject,
+            before=before,
+            after=after,
+            reason=self.reason,
+            ticket=self.ticket,
+        )
+
+    def resource(self, name: str) -> Resource:
+        found = self.book.policy.resources_by_name.get(name)
+        if found is None:
+            known = ", ".join(sorted(self.book.policy.resources_by_name)) or "none yet"
+            raise NotFound(f"no resource {name!r}", hint=f"known: {known}")
+        return found
+
+    def tier(self, name: str) -> Tier:
+        found = self.book.policy.tiers_by_name.get(name)
+        if found is None:
+            known = ", ".join(sorted(self.book.policy.tiers_by_name)) or "none yet"
+            raise NotFound(f"no tier {name!r}", hint=f"known: {known}")
+        return found
+
+    def find_user(self, name: str) -> Row:
+        """The row of a known user; NotFound for one that nobody has heard of."""
+        check_id(name, "user")
+        rows = self.book.rows("user", {"name": name})
+        if not rows:
+            raise NotFound(f"no user {name!r}", hint="nothing was ever set or consumed for them")
+        return rows[0]
+
+    def intern_user(self, name: str) -> tuple[Row, bool]:
+        """The row of a user, made if need be, and whether it is new."""
+        check_id(name, "user")
+        rows = self.book.rows("user", {"name": name})
+        if rows:
+            return rows[0], False
+        user_id = self.book.insert("user", {"name": name, "created_at_ms": self.now_ms})
+        return self.book.rows("user", {"id": user_id})[0], True
+
+    def end(
+        self,
+        *,
+        duration: str | timedelta | None,
+        until: str | datetime | None,
+        default: str | None = None,
+    ) -> int | None:
+        """The end that was asked for, in ms since the epoch, or None.
+
+        `duration` is `2h` or a timedelta, `until` a moment as people write it or
+        an aware datetime; `default` is the duration where neither is given.
+        """
+        if duration is not None and until is not None:
+            raise InvalidInput("both a duration and an end are given", hint="give one of them")
+        if duration is None and until is None:
+            duration = default
+        if duration is not None:
+            if isinstance(duration, timedelta):
+                length_ms = duration // timedelta(milliseconds=1)
+                if length_ms <= 0:
+                    raise InvalidInput("the duration is empty")
+            else:
+                length_ms = parse_duration(duration)
+            return self.now_ms + length_ms
+        if until is None:
+            return None
+        if isinstance(until, datetime):
+            ends_at_ms = to_ms(until)
+        else:
+            ends_at_ms = parse_instant(
+                until, now_ms=self.now_ms, calendar=self.book.policy.calendar
+            )
+        if ends_at_ms <= self.now_ms:
+            raise InvalidInput(
+                f"the end {rfc3339(from_ms(ends_at_ms))} is in the past",
+                hint=f"it is {rfc3339(from_ms(self.now_ms))} now",
+            )
+        return ends_at_ms
+
+
+class Acts:
+    """Base of the groups of administrative acts; each method is one transaction."""
+
+    def __init__(self, engine: Engine, clock: Clock, actor: str | None = None) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._actor = actor
+
+    @contextmanager
+    def _act(
+        self,
+        *,
+        reason: str | None = None,
+        ticket: str | None = None,
+        why_needed: str | None = None,
+    ) -> Iterator[Act]:
+        """Begin an act. `why_needed` names what may not be done without a reason."""
+        if reason is not None:
+            check_text(reason, "reason")
+        elif why_needed is not None:
+            raise InvalidInput(f"{why_needed} needs a reason", hint="--reason 'why'")
+        if ticket is not None:
+            check_text(ticket, "ticket", length_max=256)
+        actor = check_id(self._actor or system_actor(), "actor")
+        with self._engine.writing() as book:
+            yield Act(book, to_ms(self._clock()), actor, reason, ticket)

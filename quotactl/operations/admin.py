@@ -1,0 +1,33 @@
+"""All administrative acts under one roof: `Ledger.admin`."""
+
+from __future__ import annotations
+
+from quotactl.ledger.engine import Engine
+from quotactl.operations import audit
+from quotactl.operations.acts import Clock, system_actor
+from quotactl.operations.administer import Catalogue
+from quotactl.operations.apply import PolicyFiles
+from quotactl.operations.emergency import Emergency
+from quotactl.operations.people import People
+from quotactl.operations.reset import Reset
+from quotactl.policy.notation import check_id
+from quotactl.policy.window import to_ms
+
+
+class Admin(Catalogue, People, Emergency, Reset, PolicyFiles):
+    """Every act is one transaction with its audit row; see the classes it is made of."""
+
+
+def record_founding(
+    engine: Engine, clock: Clock, *, actor: str | None, name: str, zone: str
+) -> None:
+    """Write a new ledger's first audit row."""
+    actor = check_id(actor or system_actor(), "actor")
+    with engine.writing() as book:
+        audit.record(
+            book,
+            now_ms=to_ms(clock()),
+            actor=actor,
+            action="init",
+            after={"name": name, "zone": zone},
+        )

@@ -1,0 +1,297 @@
+"""The daily job: close what is over, mark what has expired, prune what is old.
+
+A close opens nothing: windows begin by themselves. So a job that never ran
+denies nobody, one that ran twice changes nothing, and two at once share the
+work, each day in one transaction.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from quotactl.ledger.engine import Engine, Reading, Writing
+from quotactl.ledger.entries import Kind
+from quotactl.operations import audit
+from quotactl.operations.acts import Clock, system_actor
+from quotactl.operations.batch import Batch
+from quotactl.policy.notation import check_id
+from quotactl.policy.settings import duration_of
+from quotactl.policy.window import MINUTE_MS, MONTH, Window, to_ms
+
+GRACE_MS = 10 * MINUTE_MS
+"""How long after its end a day can be closed: clocks of gateways may run behind."""
+
+CHUNK = 10_000
+HOLDS_CHUNK = 500
+# Between two chunks of pruning, so that consumers get their turn.
+PAUSE_S = 0.002
+
+
+@dataclass(frozen=True)
+class ClosedDay:
+    """One day's totals at its close, in units; `requests` in requests."""
+
+    day: str
+    users: int
+    requests: int
+    used: int
+    granted: int
+    denied: int
+    shadow_denied: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "day": self.day,
+            "users": self.users,
+            "requests": self.requests,
+            "used": self.used,
+            "granted": self.granted,
+            "denied": self.denied,
+            "shadow_denied": self.shadow_denied,
+        }
+
+
+@dataclass(frozen=True)
+class Closing:
+    """What one run of the daily job did. `audit_hash` is the newest of the chain."""
+
+    closed: tuple[ClosedDay, ...]
+    expired_reservations: int
+    pruned_entries: int
+    pruned_counters: int
+    pruned_keys: int
+    audit_hash: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "closed": [day.to_dict() for day in self.closed],
+            "expired_reservations": self.expired_reservations,
+            "pruned_entries": self.pruned_entries,
+            "pruned_counters": self.pruned_counters,
+            "pruned_keys": self.pruned_keys,
+            "audit_hash": self.audit_hash,
+        }
+
+
+@dataclass(frozen=True)
+class CloseStatus:
+    """How far the closing of days has come; days as dates in the ledger's zone."""
+
+    last_closed: str | None
+    next_day: str
+    due: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"last_closed": self.last_closed, "next_day": self.next_day, "due": list(self.due)}
+
+
+def close_days(engine: Engine, clock: Clock, *, actor: str | None = None) -> Closing:
+    """Close every day that is over for ten minutes, in order; then prune by retention."""
+    actor = check_id(actor or system_actor(), "actor")
+    now_ms = to_ms(clock())
+    freed = _free_timed_out(engine, now_ms)
+    closed = []
+    while (day := _close_next(engine, now_ms, actor)) is not None:
+        closed.append(day)
+    pruned_keys = _prune_keys(engine, now_ms)
+    pruned_entries, pruned_counters = _prune(engine, now_ms)
+    with engine.reading() as book:
+        last = book.last_audit()
+    return Closing(
+        tuple(closed),
+        freed,
+        pruned_entries,
+        pruned_counters,
+        pruned_keys,
+        audit.GENESIS if last is None else last[1],
+    )
+
+
+def close_status(engine: Engine, now_ms: int) -> CloseStatus:
+    """Which days are closed, and which could be."""
+    with engine.reading() as book:
+        calendar = book.policy.calendar
+        until_ms = book.head.closed_until_ms
+        last = None
+        if until_ms is not None:
+            last = calendar.date_of(until_ms - 1).isoformat()
+        due = tuple(_date(book, day) for day in due_days(book, now_ms))
+        return CloseStatus(last, _date(book, _next_day(book)), due)
+
+
+def due_days(book: Reading, now_ms: int) -> list[Window]:
+    """The days that can be closed at `now_ms` and are not, in order."""
+    days = []
+    day = _next_day(book)
+    while day.reset_at_ms + GRACE_MS <= now_ms:
+        days.append(day)
+        day = book.policy.calendar.day(day.reset_at_ms)
+    return days
+
+
+def _next_day(book: Reading) -> Window:
+    until_ms = book.head.closed_until_ms
+    return book.policy.calendar.day(book.head.opened_at_ms if until_ms is None else until_ms)
+
+
+def _date(book: Reading, day: Window) -> str:
+    on: date = book.policy.calendar.date_of(day.starts_at_ms)
+    return on.isoformat()
+
+
+def _close_next(engine: Engine, now_ms: int, actor: str) -> ClosedDay | None:
+    """Close the first day that is due, or return None. Another process may have been faster."""
+    with engine.writing() as book:
+        day = _next_day(book)
+        if day.reset_at_ms + GRACE_MS > now_ms:
+            return None
+        _mark_expired(book, day.reset_at_ms)
+        totals = book.day_totals(day.starts_at_ms, day.reset_at_ms)
+        closed = ClosedDay(day=_date(book, day), **totals)
+        book.insert(
+            "closed_day",
+            {
+                "starts_at_ms": day.starts_at_ms,
+                "ends_at_ms": day.reset_at_ms,
+                "closed_at_ms": now_ms,
+                **closed.to_dict(),
+            },
+        )
+        book.update("ledger", {"id": 1}, {"closed_until_ms": day.reset_at_ms})
+        audit.record(
+            book,
+            now_ms=now_ms,
+            actor=actor,
+            action="day.close",
+            subject=closed.day,
+            after=closed.to_dict(),
+        )
+        return closed
+
+
+def _mark_expired(book: Writing, until_ms: int) -> None:
+    """Mark what ran out before `until_ms` as ended, so that what is live stays few.
+
+    Not what ran out since: no decision is made before `until_ms` any more, so
+    the marks change none.
+    """
+    for table in ("override", "block", "grant_pool"):
+        book.mark_expired(table, "expires_at_ms", until_ms)
+    if book.mark_expired("switch", "ends_at_ms", until_ms):
+        book.touch_policy()
+
+
+def _free_timed_out(engine: Engine, now_ms: int) -> int:
+    freed = 0
+    while True:
+        with engine.writing() as book:
+            closed_until_ms = book.head.closed_until_ms
+            if closed_until_ms is not None and now_ms < closed_until_ms:
+                return freed
+            batch = Batch(book)
+            holds = book.timed_out(now_ms, HOLDS_CHUNK)
+            for hold_id in holds:
+                batch.expire(hold_id, now_ms)
+            batch.store(book)
+        freed += len(holds)
+        if len(holds) < HOLDS_CHUNK:
+            return freed
+
+
+def _prune_keys(engine: Engine, now_ms: int) -> int:
+    """Forget idempotency keys that are older than `key_retention`."""
+    return _in_chunks(
+        engine,
+        lambda book, after: book.prune_keys(
+            after, now_ms - duration_of(book.settings, "key_retention"), CHUNK
+        ),
+        "",
+    )
+
+
+def _prune(engine: Engine, now_ms: int) -> tuple[int, int]:
+    """Remove entries below a new checkpoint and counters that nobody keeps."""
+    with engine.writing() as book:
+        checkpoint_id = _move_checkpoint(book, now_ms)
+        checkpoint_ms = book.rows("ledger")[0]["checkpoint_at_ms"]
+        keep_days_ms = now_ms - duration_of(book.settings, "counter_retention")
+    entries = _in_chunks(
+        engine, lambda book, after: book.prune_entries(after, checkpoint_id, CHUNK), 0
+    )
+    counters = 0
+    with engine.reading() as book:
+        groups = book.counter_groups()
+    for resource_id, length_min in groups:
+        before_ms = keep_days_ms if length_min == 1440 else checkpoint_ms
+
+        def prune(
+            book: Writing, after: Any, key: tuple[int, int] = (resource_id, length_min),
+            before_ms: int = before_ms,
+        ) -> tuple[Any, int, bool]:
+            return book.prune_counters(*key, before_ms, CHUNK)
+
+        counters += _in_chunks(engine, prune, None)
+    with engine.writing() as book:
+        book.prune_demand(keep_days_ms)
+    return entries, counters
+
+
+def _in_chunks(
+    engine: Engine,
+    step: Callable[[Writing, Any], tuple[Any, int, bool]],
+    start: Any,
+) -> int:
+    """Run `step(book, cursor) → (cursor, removed, more)` in short transactions."""
+    removed, cursor, more = 0, start, True
+    while more:
+        with engine.writing() as book:
+            cursor, count, more = step(book, cursor)
+        removed += count
+        if more:
+            time.sleep(PAUSE_S)
+    return removed
+
+
+def _move_checkpoint(book: Writing, now_ms: int) -> int:
+    """Choose up to which entry the book may go, and carry live balances over it.
+
+    Only entries whose windows (the month is the longest), holds and keys are all
+    over: those before the first that still matters.
+    """
+    head = book.head
+    calendar = book.policy.calendar
+    kept_ms = max(
+        duration_of(book.settings, "entry_retention"), duration_of(book.settings, "key_retention")
+    )
+    cutoff_ms = min(
+        calendar.day(now_ms - kept_ms).starts_at_ms,
+        calendar.window(MONTH, now_ms).starts_at_ms,
+        _next_day(book).starts_at_ms,
+    )
+    checkpoint_id = book.last_entry_before(cutoff_ms)
+    if checkpoint_id <= head.checkpoint_entry_id:
+        return head.checkpoint_entry_id
+    balances = book.movement_sums(head.checkpoint_entry_id, checkpoint_id)
+    if balances:
+        entry_id = book.next_entry_id()
+        book.insert(
+            "entry",
+            {"id": entry_id, "at_ms": now_ms, "kind": int(Kind.CARRY), "amount": 0, "granted": 0},
+        )
+        for grant_id, amount in balances:
+            book.insert(
+                "grant_movement", {"entry_id": entry_id, "grant_id": grant_id, "amount": amount}
+            )
+    book.update(
+        "ledger",
+        {"id": 1},
+        {
+            "checkpoint_entry_id": checkpoint_id,
+            "checkpoint_at_ms": max(cutoff_ms, head.checkpoint_at_ms),
+        },
+    )
+    return checkpoint_id

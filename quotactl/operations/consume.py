@@ -1,0 +1,92 @@
+"""Deciding and counting: check, consume, refund."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from quotactl.errors import QuotaError
+from quotactl.ledger.engine import Engine
+from quotactl.ledger.values import Decision, Refund, Request
+from quotactl.operations import audit
+from quotactl.operations.batch import Batch
+from quotactl.policy.notation import check_text
+
+
+def check(engine: Engine, request: Request, now_ms: int) -> Decision:
+    """What `consume` would answer now; writes nothing."""
+    with engine.reading() as book:
+        return Batch(book).check(request, now_ms)
+
+
+def consume(engine: Engine, request: Request, now_ms: int) -> Decision:
+    """Decide one request and count it: a batch of one."""
+    with engine.writing() as book:
+        batch = Batch(book)
+        decision = batch.consume(request, now_ms)
+        batch.store(book)
+    return decision
+
+
+def consume_many(
+    engine: Engine, requests: Sequence[Request], now_ms: int
+) -> list[Decision | QuotaError]:
+    """Decide requests in order, in one transaction.
+
+    A bad one has its error in its place; the others proceed.
+    """
+    answers: list[Decision | QuotaError] = []
+    with engine.writing() as book:
+        batch = Batch(book)
+        for request in requests:
+            try:
+                answers.append(batch.consume(request, now_ms))
+            except QuotaError as error:
+                answers.append(error)
+        batch.store(book)
+    return answers
+
+
+def refund(
+    engine: Engine,
+    now_ms: int,
+    *,
+    actor: str,
+    idempotency_key: str | None = None,
+    entry_id: int | None = None,
+    amount: int | None = None,
+    refund_key: str | None = None,
+    reason: str | None = None,
+    ticket: str | None = None,
+) -> Refund:
+    """Give units back to where they came from.
+
+    A gateway's refund is an entry like any other; one with a reason is a
+    person's act and has its audit row too.
+    """
+    if reason is not None:
+        check_text(reason, "reason")
+    if ticket is not None:
+        check_text(ticket, "ticket", length_max=256)
+    with engine.writing() as book:
+        batch = Batch(book)
+        refunded = batch.refund(
+            now_ms,
+            idempotency_key=idempotency_key,
+            entry_id=entry_id,
+            amount=amount,
+            refund_key=refund_key,
+        )
+        batch.store(book)
+        if refunded.amount and not refunded.replayed and (reason or ticket):
+            audit.record(
+                book,
+                now_ms=now_ms,
+                actor=actor,
+                action="refund",
+                user_id=book.rows("user", {"name": refunded.user})[0]["id"],
+                subject=f"entry {refunded.of_entry_id}",
+                after={"amount": refunded.amount, "granted": refunded.granted},
+                reason=reason,
+                ticket=ticket,
+            )
+    return refunded

@@ -1,0 +1,109 @@
+"""Rebuild from entries and compare: counters, balances, holds, demand, the audit's chain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quotactl.ledger.engine import Engine, Reading
+from quotactl.ledger.values import rfc3339
+from quotactl.operations import audit
+from quotactl.policy.window import from_ms, period_of_length
+
+DIFFERENCES_MAX = 1000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that does not add up: `what` (such as counter.used), where, and both values."""
+
+    what: str
+    where: str
+    expected: Any
+    found: Any
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "what": self.what,
+            "where": self.where,
+            "expected": self.expected,
+            "found": self.found,
+        }
+
+
+@dataclass(frozen=True)
+class Verification:
+    """`ok` if nothing differs; `differences` are the first thousand; `audit_hash` the newest."""
+
+    differences: tuple[Difference, ...]
+    entries: int
+    counters: int
+    audit_rows: int
+    audit_hash: str
+
+    @property
+    def ok(self) -> bool:
+        return not self.differences
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "differences": [difference.to_dict() for difference in self.differences],
+            "entries": self.entries,
+            "counters": self.counters,
+            "audit_rows": self.audit_rows,
+            "audit_hash": self.audit_hash,
+        }
+
+
+def verify(engine: Engine, now_ms: int) -> Verification:
+    """Compare everything that can be rebuilt; changes nothing."""
+    with engine.reading() as book:
+        differences = [
+            Difference(what, _where(book, where), expected, found)
+            for what, where, expected, found in book.findings(_days(book, now_ms))
+        ]
+        differences += [
+            Difference("audit", text, None, None) for text in audit.broken_links(book)
+        ]
+        counts = book.table_counts()
+        last = book.last_audit()
+        return Verification(
+            tuple(differences[:DIFFERENCES_MAX]),
+            entries=counts["entry"],
+            counters=counts["counter"],
+            audit_rows=counts["audit"],
+            audit_hash=audit.GENESIS if last is None else last[1],
+        )
+
+
+def _days(book: Reading, now_ms: int) -> list[tuple[int, int]]:
+    """The days whose demand can still be compared: from the checkpoint on."""
+    calendar = book.policy.calendar
+    first_ms, last_ms = book.counter_span()
+    if first_ms is None or last_ms is None:
+        return []
+    day = calendar.day(max(first_ms, book.head.checkpoint_at_ms, book.head.opened_at_ms))
+    days = []
+    while day.starts_at_ms <= max(last_ms, now_ms):
+        days.append((day.starts_at_ms, day.reset_at_ms))
+        day = calendar.day(day.reset_at_ms)
+    return days
+
+
+def _where(book: Reading, where: Mapping[str, Any]) -> str:
+    """A place in words: `ada image day 2025-03-27T00:00:00Z`."""
+    words = []
+    for key, value in where.items():
+        if key == "user_id":
+            words.insert(0, book.user_name(value))
+        elif key == "resource_id":
+            words.append(book.resource_name(value))
+        elif key == "period":
+            words.append(period_of_length(value).name)
+        elif key == "starts_at_ms":
+            words.append(rfc3339(from_ms(value)) or "")
+        else:
+            words.append(f"{key.removesuffix('_id')} {value}")
+    return " ".join(words)
