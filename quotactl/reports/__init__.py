@@ -1,0 +1,1 @@
+"""What the ledger can tell, as frozen values: computed here, rendered elsewhere."""

@@ -10,6 +10,10 @@ from quotactl.engines.sqlite.checks import Finding, findings
 from quotactl.ledger.engine import Row
 
 
+def _marks(values: Sequence[Any]) -> str:
+    return ", ".join("?" * len(values)) or "NULL"
+
+
 class Queries:
     """Queries on one transaction that only read, but for `put_users`."""
 
@@ -258,3 +262,62 @@ class Queries:
             firsts.append(first)
             lasts.append(last)
         return min(firsts, default=None), max(lasts, default=None)
+
+    # ---- usage
+
+    def usage_of_users(
+        self,
+        starts: Sequence[int],
+        resource_ids: Sequence[int],
+        *,
+        user_id: int | None,
+        by_day: bool,
+        order: str,
+        limit: int | None,
+    ) -> list[Row]:
+        """Sums of day counters per user and resource, or per day, the largest first.
+
+        `starts` are the days' starts; `order` is one of the counter's columns.
+        """
+        days, resources = _marks(starts), _marks(resource_ids)
+        group = "starts_at_ms" if by_day else "user_id"
+        one_user = "" if user_id is None else "AND user_id = ?"
+        parameters = [*resource_ids, *starts, *([] if user_id is None else [user_id])]
+        sums = self._dicts(
+            f"SELECT resource_id, user_id, starts_at_ms, sum(used) AS used, "
+            f"sum(granted) AS granted, sum(denied) AS denied, sum(shadow_denied) AS shadow_denied "
+            f"FROM counter WHERE resource_id IN ({resources}) AND period = 1440 "
+            f"AND starts_at_ms IN ({days}) {one_user} "
+            f"GROUP BY {group}, resource_id "
+            f"ORDER BY {'starts_at_ms' if by_day else f'sum({order}) DESC, user_id'}, resource_id "
+            f"LIMIT ?",
+            [*parameters, -1 if limit is None else limit],
+        )
+        for row in sums:
+            row["name"], row["tier_id"] = self._connection.execute(
+                "SELECT name, tier_id FROM user WHERE id = ?", (row["user_id"],)
+            ).fetchone()
+        return sums
+
+    def usage_of_demand(
+        self,
+        starts_at_ms: int,
+        reset_at_ms: int,
+        resource_ids: Sequence[int],
+        group: str,
+        tier_id: int | None,
+    ) -> list[Row]:
+        """Sums of hourly demand by `group`, a column, and resource."""
+        one_tier = "" if tier_id is None else "AND tier_id = ?"
+        return self._dicts(
+            f"SELECT {group} AS key, resource_id, sum(requests) AS requests, sum(used) AS used, "
+            f"sum(granted) AS granted, sum(denied) AS denied, sum(shadow_denied) AS shadow_denied "
+            f"FROM demand WHERE hour_ms >= ? AND hour_ms < ? "
+            f"AND resource_id IN ({_marks(resource_ids)}) {one_tier} "
+            f"GROUP BY {group}, resource_id ORDER BY {group}, resource_id",
+            [starts_at_ms, reset_at_ms, *resource_ids, *([] if tier_id is None else [tier_id])],
+        )
+
+    def count_all_users(self) -> int:
+        """Users there ever were: none is removed, so the newest id is their number."""
+        return int(self._connection.execute("SELECT ifnull(max(id), 0) FROM user").fetchone()[0])

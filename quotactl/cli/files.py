@@ -1,0 +1,36 @@
+"""Files named on the command line; `-` is standard input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from quotactl.errors import InvalidInput, NotFound
+
+
+@contextmanager
+def open_text(path: str, what: str) -> Iterator[TextIO]:
+    """A UTF-8 text file, with one line of error where it can't be had or read."""
+    try:
+        if path == "-":
+            sys.stdin.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
+            yield sys.stdin
+        else:
+            with open(path, encoding="utf-8", newline="") as file:  # noqa: PTH123
+                yield file
+    except FileNotFoundError:
+        raise NotFound(f"no {what} {path!r}") from None
+    except IsADirectoryError:
+        raise InvalidInput(f"the {what} {path!r} is a folder") from None
+    except PermissionError:
+        raise InvalidInput(f"the {what} {path!r} can't be read: permission denied") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f"the {what} {path!r} is not UTF-8 text") from None
+
+
+def read_text(path: str, what: str) -> str:
+    """All of a text file."""
+    with open_text(path, what) as file:
+        return file.read()

@@ -1,0 +1,158 @@
+"""`quotactl report`: usage by user, tier, resource, day and hour; and who took most."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quotactl.cli.invocation import Invocation, invocation
+from quotactl.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from quotactl.api import Ledger
+    from quotactl.reports.usage import Span
+
+app = typer.Typer(help="What was used, granted and denied.")
+
+USERS_SHOWN = 100
+
+Day = Annotated[
+    str | None,
+    typer.Option("--day", metavar="DAY", help="One day: 2025-03-27, today or yesterday."),
+]
+Days = Annotated[
+    str | None, typer.Option("--days", metavar="N", help="The last N days, today included.")
+]
+From = Annotated[str | None, typer.Option("--from", metavar="DAY", help="From this day on.")]
+To = Annotated[str | None, typer.Option("--to", metavar="DAY", help="To this day, included.")]
+Resource = Annotated[
+    str | None, typer.Option("--resource", metavar="RESOURCE", help="Only this resource.")
+]
+
+
+@app.command("usage")
+def usage(
+    by: Annotated[
+        str, typer.Option("--by", metavar="GROUP", help="user, tier, resource, day or hour.")
+    ] = "tier",
+    day: Day = None,
+    days: Days = None,
+    first: From = None,
+    last: To = None,
+    resource: Resource = None,
+    tier: Annotated[
+        str | None, typer.Option("--tier", metavar="TIER", help="Only this tier.")
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="USER", help="Only this user.")
+    ] = None,
+    limit: Annotated[
+        str | None,
+        typer.Option("--limit", metavar="N", help="By user: only the N largest; else 100."),
+    ] = None,
+) -> None:
+    """Units used, granted and denied, today unless days are given.
+
+    Used is what counts against limits: after refunds and resets. Denied is what
+    was asked for and refused, repeated attempts included. By tier, a user's
+    units stay with the tier that they were on at the time.
+
+    Examples:
+      quotactl report usage
+      quotactl report usage --by user --day yesterday --limit 20
+      quotactl report usage --by hour --tier free --day 2025-03-27
+      quotactl report usage --by day --user ada --days 30 --json
+    """
+    from quotactl.reports.usage import columns_of
+    from quotactl.reports.usage import usage as report
+
+    this = invocation()
+    most = _limit(limit, USERS_SHOWN) if by == "user" else None
+    with _open(this) as ledger:
+        span, rows = report(
+            ledger.engine,
+            ledger.now_ms(),
+            by=by,
+            day=day,
+            days=_days(days),
+            first=first,
+            last=last,
+            resource=resource,
+            tier=tier,
+            user=user,
+            limit=most,
+        )
+    caption = None
+    if most is not None and len(rows) == most:
+        caption = f"the {most} largest; --limit N shows more"
+    this.emit(
+        rows, columns=columns_of(by), title=f"Usage by {by}, {_named(span)}", caption=caption
+    )
+
+
+@app.command("top")
+def top(
+    by: Annotated[
+        str, typer.Option("--by", metavar="UNITS", help="used, granted, denied or shadow_denied.")
+    ] = "used",
+    day: Day = None,
+    days: Days = None,
+    first: From = None,
+    last: To = None,
+    resource: Resource = None,
+    limit: Annotated[
+        str | None, typer.Option("--limit", metavar="N", help="How many users; else 10.")
+    ] = None,
+) -> None:
+    """The users with the most units, today unless days are given.
+
+    Examples:
+      quotactl report top
+      quotactl report top --by denied --day yesterday --limit 100
+      quotactl report top --resource image --days 7 --json
+    """
+    from quotactl.reports.usage import columns_of
+    from quotactl.reports.usage import top as report
+
+    this = invocation()
+    with _open(this) as ledger:
+        span, rows = report(
+            ledger.engine,
+            ledger.now_ms(),
+            by=by,
+            day=day,
+            days=_days(days),
+            first=first,
+            last=last,
+            resource=resource,
+            limit=_limit(limit, 10),
+        )
+    this.emit(rows, columns=columns_of("user"), title=f"Most {by}, {_named(span)}")
+
+
+def _open(this: Invocation) -> Ledger:
+    import quotactl
+
+    return quotactl.connect(this.db, actor=this.actor)
+
+
+def _limit(text: str | None, default: int) -> int:
+    from quotactl.policy.notation import parse_amount
+
+    if text is None:
+        return default
+    number = parse_amount(text, "limit")
+    if number > 1_000_000:
+        raise InvalidInput(f"limit {number} is out of range", hint="at most 1000000")
+    return number
+
+
+def _days(text: str | None) -> int | None:
+    from quotactl.policy.notation import parse_amount
+
+    return None if text is None else parse_amount(text, "days")
+
+
+def _named(span: Span) -> str:
+    return str(span.first) if span.first == span.last else f"{span.first} to {span.last}"

@@ -1,0 +1,274 @@
+"""Usage and demand: by user, tier, resource, day or hour; and who took most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+from quotactl.errors import InvalidInput, NotFound
+from quotactl.ledger.engine import Engine, Reading, tier_or_default
+from quotactl.ledger.values import rfc3339
+from quotactl.policy.notation import parse_date
+from quotactl.policy.window import Window, from_ms
+
+GROUPS = ("user", "tier", "resource", "day", "hour")
+TOP_BY = ("used", "granted", "denied", "shadow_denied")
+SPAN_DAYS_MAX = 3660
+
+
+@dataclass(frozen=True)
+class Span:
+    """Whole days, from one date to another, both included."""
+
+    first: date
+    last: date
+
+    def dates(self) -> list[date]:
+        """Every date in it."""
+        return [self.first + timedelta(days=n) for n in range((self.last - self.first).days + 1)]
+
+
+@dataclass(frozen=True)
+class UsageRow:
+    """Units of one resource for one user, tier, day or hour; `key` says which.
+
+    `used` is after refunds and resets. `requests` counts what was decided; by
+    user it is not kept.
+    """
+
+    group: str
+    key: str
+    resource: str
+    tier: str | None
+    requests: int | None
+    used: int
+    granted: int
+    denied: int
+    shadow_denied: int
+
+    def to_dict(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        if self.group != "resource":
+            fields[self.group] = self.key
+        fields["resource"] = self.resource
+        if self.group == "user":
+            fields["tier"] = self.tier
+        else:
+            fields["requests"] = self.requests
+        fields |= {
+            "used": self.used,
+            "granted": self.granted,
+            "denied": self.denied,
+            "shadow_denied": self.shadow_denied,
+        }
+        return fields
+
+
+def columns_of(group: str) -> list[str]:
+    """The columns of a usage report."""
+    return list(UsageRow(group, "", "", None, None, 0, 0, 0, 0).to_dict())
+
+
+def span_of(
+    book: Reading,
+    now_ms: int,
+    *,
+    day: str | None = None,
+    days: int | None = None,
+    first: str | None = None,
+    last: str | None = None,
+) -> Span:
+    """The days asked for: one, the last `days` with today, or from one to another.
+
+    None of them is today, in the ledger's zone.
+    """
+    given = [day is not None, days is not None, first is not None or last is not None]
+    if given.count(True) > 1:
+        raise InvalidInput(
+            "the days are given twice", hint="--day, or --days, or --from and --to"
+        )
+    today = book.policy.calendar.date_of(now_ms)
+    if day is not None:
+        one = _day(day, today)
+        return Span(one, one)
+    if days is not None:
+        if not 1 <= days <= SPAN_DAYS_MAX:
+            raise InvalidInput(f"{days} days are out of range", hint=f"1 to {SPAN_DAYS_MAX}")
+        return Span(today - timedelta(days=days - 1), today)
+    span = Span(
+        today if first is None else _day(first, today), today if last is None else _day(last, today)
+    )
+    if span.last < span.first:
+        raise InvalidInput(f"{span.last} lies before {span.first}")
+    if (span.last - span.first).days >= SPAN_DAYS_MAX:
+        raise InvalidInput("the span is too long", hint=f"at most {SPAN_DAYS_MAX} days")
+    return span
+
+
+def usage(
+    engine: Engine,
+    now_ms: int,
+    *,
+    by: str = "tier",
+    day: str | None = None,
+    days: int | None = None,
+    first: str | None = None,
+    last: str | None = None,
+    resource: str | None = None,
+    tier: str | None = None,
+    user: str | None = None,
+    limit: int | None = None,
+) -> tuple[Span, list[UsageRow]]:
+    """Units by `by`, one of user, tier, resource, day and hour.
+
+    By user the largest come first, at most `limit`; else in order of the key.
+    """
+    if by not in GROUPS:
+        raise InvalidInput(f"usage by {by!r} is not kept", hint=f"by {', '.join(GROUPS)}")
+    if user is not None and by not in ("user", "day"):
+        raise InvalidInput("one user's usage is kept by day", hint="--by user or --by day")
+    if tier is not None and (by == "user" or user is not None):
+        raise InvalidInput("a tier's usage is kept by tier, resource, day and hour")
+    with engine.reading() as book:
+        span = span_of(book, now_ms, day=day, days=days, first=first, last=last)
+        resource_ids = _resource_ids(book, resource)
+        if user is not None:
+            _user_id(book, user)
+        if by == "user" or user is not None:
+            rows = _by_user(book, span, resource_ids, by=by, user=user, limit=limit)
+        else:
+            rows = _by_demand(book, span, resource_ids, by=by, tier=tier)
+    return span, rows
+
+
+def top(
+    engine: Engine,
+    now_ms: int,
+    *,
+    by: str = "used",
+    day: str | None = None,
+    days: int | None = None,
+    first: str | None = None,
+    last: str | None = None,
+    resource: str | None = None,
+    limit: int = 10,
+) -> tuple[Span, list[UsageRow]]:
+    """The users with the most units `by`: used, granted, denied or shadow_denied."""
+    if by not in TOP_BY:
+        raise InvalidInput(f"nobody is at the top by {by!r}", hint=f"by {', '.join(TOP_BY)}")
+    if not 1 <= limit <= 1_000_000:
+        raise InvalidInput(f"limit {limit} is out of range", hint="1 to 1000000")
+    with engine.reading() as book:
+        span = span_of(book, now_ms, day=day, days=days, first=first, last=last)
+        rows = _by_user(
+            book, span, _resource_ids(book, resource), by="user", user=None, limit=limit, order=by
+        )
+    return span, [row for row in rows if getattr(row, by) > 0]
+
+
+def _by_user(
+    book: Reading,
+    span: Span,
+    resource_ids: list[int],
+    *,
+    by: str,
+    user: str | None,
+    limit: int | None,
+    order: str = "used",
+) -> list[UsageRow]:
+    windows = [_window(book, on) for on in span.dates()]
+    starts = [w.starts_at_ms for w in windows if w.reset_at_ms > w.starts_at_ms]
+    user_id = None if user is None else _user_id(book, user)
+    rows = []
+    for found in book.usage_of_users(
+        starts, resource_ids, user_id=user_id, by_day=by == "day", order=order, limit=limit
+    ):
+        tier = tier_or_default(book.policy, found["tier_id"])
+        name = found["name"] if found["name"] is not None else f"#{found['user_id']}"
+        key = name
+        if by == "day":
+            key = book.policy.calendar.date_of(found["starts_at_ms"]).isoformat()
+        rows.append(
+            UsageRow(
+                group=by,
+                key=key,
+                resource=book.resource_name(found["resource_id"]),
+                tier=None if tier is None else tier.name,
+                requests=None,
+                used=found["used"],
+                granted=found["granted"],
+                denied=found["denied"],
+                shadow_denied=found["shadow_denied"],
+            )
+        )
+    return rows
+
+
+def _by_demand(
+    book: Reading, span: Span, resource_ids: list[int], *, by: str, tier: str | None
+) -> list[UsageRow]:
+    starts_at_ms = _window(book, span.first).starts_at_ms
+    reset_at_ms = _window(book, span.last).reset_at_ms
+    tier_id = None
+    if tier is not None:
+        found = book.policy.tiers_by_name.get(tier)
+        if found is None:
+            raise NotFound(f"no tier {tier!r}")
+        tier_id = found.id
+    group = {"tier": "tier_id", "resource": "resource_id"}.get(by, "hour_ms")
+    sums: dict[tuple[str, int], list[int]] = {}
+    for row in book.usage_of_demand(starts_at_ms, reset_at_ms, resource_ids, group, tier_id):
+        key = _demand_key(book, by, row["key"])
+        values = sums.setdefault((key, row["resource_id"]), [0, 0, 0, 0, 0])
+        for position, field in enumerate(
+            ("requests", "used", "granted", "denied", "shadow_denied")
+        ):
+            values[position] += row[field]
+    return [
+        UsageRow(by, key, book.resource_name(resource_id), None, *values)
+        for (key, resource_id), values in sums.items()
+    ]
+
+
+def _demand_key(book: Reading, by: str, key: int) -> str:
+    if by == "tier":
+        return book.tier_name(key) if key else "-"
+    if by == "resource":
+        return book.resource_name(key)
+    if by == "day":
+        return book.policy.calendar.date_of(key).isoformat()
+    return rfc3339(from_ms(key)) or ""
+
+
+def _window(book: Reading, on: date) -> Window:
+    calendar = book.policy.calendar
+    try:
+        return Window(calendar.start_of(on), calendar.start_of(on + timedelta(days=1)))
+    except OverflowError:
+        raise InvalidInput(f"day {on} is out of range") from None
+
+
+def _day(text: str, today: date) -> date:
+    if text == "today":
+        return today
+    if text == "yesterday":
+        return today - timedelta(days=1)
+    return parse_date(text)
+
+
+def _resource_ids(book: Reading, name: str | None) -> list[int]:
+    """A resource's id by name, or all there ever were."""
+    if name is None:
+        return [row["id"] for row in book.rows("resource")]
+    found = book.rows("resource", {"name": name})
+    if not found:
+        raise NotFound(f"no resource {name!r}")
+    return [row["id"] for row in found]
+
+
+def _user_id(book: Reading, name: str) -> int:
+    found = book.rows("user", {"name": name})
+    if not found:
+        raise NotFound(f"no user {name!r}")
+    return int(found[0]["id"])
