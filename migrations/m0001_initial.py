@@ -338,6 +338,7 @@ STATEMENTS = (
 
 
 def apply(db: Database) -> None:
+    """Make the tables, and the guards that pair with the code's own."""
     for statement in STATEMENTS:
         db.execute(statement)
     db.execute("PRAGMA user_version = 1")

@@ -27,4 +27,5 @@ quotactl = Migrations("quotactl")
 
 @quotactl()
 def m0001_initial_schema(db: Database) -> None:
+    """Step 1: the first schema."""
     m0001_initial.apply(db)

@@ -11,7 +11,7 @@ from quotactl.cli.invocation import Invocation, invocation
 
 if TYPE_CHECKING:
     from quotactl.api import Ledger
-    from quotactl.operations.demo import Demo
+    from quotactl.demo import Demo
 
 
 def demo(
@@ -33,7 +33,7 @@ def demo(
     import tempfile
     from pathlib import Path
 
-    from quotactl.operations.demo import run
+    from quotactl.demo import run
 
     this = invocation()
     if path is None:

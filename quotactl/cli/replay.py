@@ -115,7 +115,10 @@ def _replay(
         begin = from_ms(started_ms)
         path = Path(scratch) / "replay.db" if keep is None else Path(keep)
         with quotactl.create(
-            path, name=f"replay of {trace.name}"[:256], zone=zone, clock=lambda: begin,
+            path,
+            name=f"replay of {trace.name}"[:256],
+            zone=zone,
+            clock=lambda: begin,
             actor=this.actor,
         ) as ledger:
             if keep is None:
@@ -143,7 +146,13 @@ def _progress(
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (TextColumn("replaying"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

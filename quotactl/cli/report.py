@@ -86,9 +86,7 @@ def usage(
     caption = None
     if most is not None and len(rows) == most:
         caption = f"the {most} largest; --limit N shows more"
-    this.emit(
-        rows, columns=columns_of(by), title=f"Usage by {by}, {_named(span)}", caption=caption
-    )
+    this.emit(rows, columns=columns_of(by), title=f"Usage by {by}, {_named(span)}", caption=caption)
 
 
 @app.command("top")

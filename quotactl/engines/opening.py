@@ -31,4 +31,3 @@ def ledger_path(db: str | Path) -> Path:
     if colon:
         raise InvalidInput(f"{scheme}:// ledgers are not known", hint="give a file's path")
     return Path(db)
-

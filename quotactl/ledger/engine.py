@@ -6,13 +6,13 @@ in one transaction, and every write goes through one door, `writing()`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from quotactl.ledger.entries import Changes, Entry, Reservation
-from quotactl.policy.model import Account, Policy, Resource, Tier
+from quotactl.policy.model import Account, Policy, Resource, Scope, Tier
 
 Row = dict[str, Any]
 
@@ -34,6 +34,8 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class CounterValue:
+    """One counter: units, and the entry that last reset it."""
+
     used: int
     granted: int
     reset_id: int | None
@@ -50,8 +52,11 @@ class StoredAccount:
 class Reading(Protocol):
     """One consistent view of the ledger."""
 
-    head: Head
-    policy: Policy
+    @property
+    def head(self) -> Head: ...
+
+    @property
+    def policy(self) -> Policy: ...
 
     def load_account(self, user: str, resource: Resource) -> StoredAccount:
         """One user's standing for a resource, without counters.
@@ -94,8 +99,111 @@ class Reading(Protocol):
         """Whole rows of one table whose columns equal the given values (None: is null)."""
         ...
 
-    def setting(self, key: str) -> str:
-        """The setting in force."""
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """The settings that were set, by key."""
+        ...
+
+    # ---- names and reasons
+
+    def resource_name(self, resource_id: int) -> str:
+        """The name of a resource, retired or not."""
+        ...
+
+    def tier_name(self, tier_id: int) -> str:
+        """The name of a tier, retired or not."""
+        ...
+
+    def scope_of(self, switch: Row) -> Scope:
+        """The scope of a row of `switch`."""
+        ...
+
+    def why(self, audit_id: int | None) -> dict[str, str | None]:
+        """Actor, reason and ticket of an act; a text that was removed is None."""
+        ...
+
+    def count_users(self, tier_id: int) -> int:
+        """Users that were put on a tier."""
+        ...
+
+    def count_all_users(self) -> int:
+        """Users there ever were."""
+        ...
+
+    # ---- audit
+
+    def last_audit(self) -> tuple[int, str] | None:
+        """The id and hash of the newest audit row."""
+        ...
+
+    def audit_rows(
+        self, *, where: Mapping[str, Any] | None = None, newest: int | None = None
+    ) -> Iterator[Row]:
+        """Audit rows, oldest first; `newest` gives the last so many of those that match."""
+        ...
+
+    # ---- usage
+
+    def usage_of_users(
+        self,
+        starts: Sequence[int],
+        resource_ids: Sequence[int],
+        *,
+        user_id: int | None,
+        by_day: bool,
+        order: str,
+        limit: int | None,
+    ) -> list[Row]:
+        """Sums of day counters per user and resource, or per day, the largest first.
+
+        `starts` are the days' starts; `order` is one of the counter's columns.
+        """
+        ...
+
+    def usage_of_demand(
+        self,
+        starts_at_ms: int,
+        reset_at_ms: int,
+        resource_ids: Sequence[int],
+        group: str,
+        tier_id: int | None,
+    ) -> list[Row]:
+        """Sums of hourly demand by `group`, a column, and resource."""
+        ...
+
+    # ---- closing and verifying
+
+    def day_totals(self, starts_at_ms: int, reset_at_ms: int) -> dict[str, int]:
+        """Users with any demand, and all demand, of one day."""
+        ...
+
+    def timed_out(self, now_ms: int, count: int) -> list[int]:
+        """Reservations that are pending and over, at most `count`."""
+        ...
+
+    def last_entry_before(self, cutoff_ms: int) -> int:
+        """The id up to which every entry lies before a moment with all its windows,
+        and none is a pending hold."""
+        ...
+
+    def movement_sums(self, after_id: int, last_id: int) -> list[tuple[int, int]]:
+        """(grant id, sum of its movements) over entries after one id up to another."""
+        ...
+
+    def counter_groups(self) -> list[tuple[int, int]]:
+        """(resource id, period in minutes) of all counters."""
+        ...
+
+    def counter_span(self) -> tuple[int | None, int | None]:
+        """The starts of the first and last day that have a counter."""
+        ...
+
+    def findings(self, days: list[tuple[int, int]]) -> Iterator[tuple[str, Row, Any, Any]]:
+        """(what, where, expected, found) of all that does not add up."""
+        ...
+
+    def table_counts(self) -> dict[str, int]:
+        """Rows of the large tables: entry, counter, audit."""
         ...
 
 
@@ -114,9 +222,7 @@ class Writing(Reading, Protocol):
         """Insert one row; returns its id."""
         ...
 
-    def update(
-        self, table: str, where: Mapping[str, Any], values: Mapping[str, Any]
-    ) -> int:
+    def update(self, table: str, where: Mapping[str, Any], values: Mapping[str, Any]) -> int:
         """Change rows; returns how many."""
         ...
 
@@ -128,6 +234,29 @@ class Writing(Reading, Protocol):
 
     def reread_policy(self) -> Policy:
         """The policy with this transaction's own changes in it."""
+        ...
+
+    def put_users(self, pairs: Iterable[tuple[str, int]], now_ms: int) -> tuple[int, int]:
+        """Put users on tiers by (name, tier id); returns how many were new and how many moved."""
+        ...
+
+    def mark_expired(self, table: str, end: str, until_ms: int) -> int:
+        """Mark rows whose end lies at a moment or before as ended then; returns how many."""
+        ...
+
+    # Each removes at most `count` rows and returns where to go on, how many went
+    # and whether there may be more.
+
+    def prune_entries(self, after_id: int, last_id: int, count: int) -> tuple[int, int, bool]: ...
+
+    def prune_keys(self, after: str, before_ms: int, count: int) -> tuple[str, int, bool]: ...
+
+    def prune_counters(
+        self, resource_id: int, period: int, before_ms: int, count: int
+    ) -> tuple[None, int, bool]: ...
+
+    def prune_demand(self, before_ms: int) -> int:
+        """Remove hourly demand from before a moment; returns how many rows."""
         ...
 
 

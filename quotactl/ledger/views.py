@@ -32,6 +32,8 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class ResourceView(View):
+    """What is counted; `unit` is what one of it is called."""
+
     name: str
     unit: str | None
     retired_at: datetime | None = None
@@ -60,6 +62,8 @@ class LimitView(View):
 
 @dataclass(frozen=True)
 class SettingView(View):
+    """A setting: the value in force, and what it is when nobody set it."""
+
     key: str
     value: str
     default: str

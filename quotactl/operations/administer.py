@@ -374,5 +374,3 @@ def setting_views(book: Reading) -> list[SettingView]:
 
 def _listing(act: Act, resource_id: int) -> list[Tier]:
     return [t for t in act.book.policy.tiers.values() if resource_id in t.limits]
-
-

@@ -136,8 +136,7 @@ def _bring_about(act: Act, present: Plan, wanted: Plan) -> None:
         users = book.count_users(policy.tiers_by_name[name].id)
         if users:
             raise Conflict(
-                f"tier {name!r} is not in the file but has {users} "
-                f"user{'s' if users > 1 else ''}",
+                f"tier {name!r} is not in the file but has {users} user{'s' if users > 1 else ''}",
                 hint=f"quotactl tier delete {name} --move-to TIER",
             )
         if policy.tiers_by_name[name] is policy.default_tier:

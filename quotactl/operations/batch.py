@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quotactl.errors import ClockBehind, Conflict, InvalidInput, NotFound
-from quotactl.ledger.engine import Reading, Writing, tier_or_default
+from quotactl.ledger.engine import Reading, Writing
 from quotactl.ledger.entries import CORRECTION, Changes, Entry, Kind, Reservation
 from quotactl.ledger.values import Decision, Refund, Request, Settlement
 from quotactl.policy.burndown import Burn, give_back
-from quotactl.policy.decide import Verdict, charged_periods, decide, levels_of, looks_back, tightest
+from quotactl.policy.decide import Level, Verdict, decide, levels_of, looks_back, tightest
 from quotactl.policy.model import AMOUNT_MAX, Account, Resource, Rule
 from quotactl.policy.notation import check_amount, check_id, instant_text
 from quotactl.policy.resolve import Standing, resolve
@@ -43,6 +43,7 @@ class Batch:
         self.policy = book.policy
         self.changes = Changes()
         self._accounts: dict[tuple[str, int], tuple[Account, dict[int, int]]] = {}
+        self._accounts_by_id: dict[tuple[int, int], tuple[Account, dict[int, int]]] = {}
         self._user_ids: dict[str, int] = {}
         self._names: dict[int, str] = {}
         self._keys: dict[str, int] = {}
@@ -85,15 +86,17 @@ class Batch:
         account, verdict = self._decide(request, resource, now_ms)
         entry_id = self._count(request, account, verdict, now_ms, Kind.HOLD)
         if entry_id is not None:
-            hold = Reservation(
-                entry_id, account.user_id, resource.id, now_ms + ttl_ms, "pending"
-            )
+            hold = Reservation(entry_id, account.user_id, resource.id, now_ms + ttl_ms, "pending")
             self.changes.reservations.append(hold)
             self._reservations[entry_id] = hold
             self._accounts[request.user, resource.id][1][entry_id] = hold.expires_at_ms
-        return self._decision(
-            request, account, verdict, entry_id=entry_id, reservation_id=entry_id
-        )
+        return self._decision(request, account, verdict, entry_id=entry_id, reservation_id=entry_id)
+
+    def levels(self, user: str, resource: Resource, now_ms: int) -> tuple[Standing, list[Level]]:
+        """A user's standing for a resource, and every window in force with what is used in it."""
+        account, _ = self._account(user, resource, now_ms)
+        standing = resolve(self.policy, account, now_ms)
+        return standing, levels_of(standing, account, self.policy.calendar, now_ms)
 
     # ---- correcting
 
@@ -212,8 +215,8 @@ class Batch:
             self._book_correction(booked_ms, resource.id, tier_id, used, granted)
             account.used[1440, day_ms] = 0
             freed += used
-        for length_min in charged_periods(standing):
-            start = now_ms - now_ms % (length_min * MINUTE_MS)
+        for length_min in standing.periods:
+            start = _start(now_ms, length_min)
             used = account.used.get((length_min, start), 0)
             if not used:
                 continue
@@ -255,6 +258,8 @@ class Batch:
                 # Met in this batch already, with another resource.
                 account.user_id, account.known = self._user_ids[user], True
             found = self._accounts[key] = (account, stored.holds)
+            if account.known:
+                self._accounts_by_id[account.user_id, resource.id] = found
         account, holds = found
         self._load_windows(account, now_ms)
         if holds:
@@ -268,9 +273,7 @@ class Batch:
         used = account.used
         standing = resolve(policy, account, now_ms)
         day_ms = calendar.day(now_ms).starts_at_ms
-        wanted = [(1440, day_ms)]
-        for length_min in charged_periods(standing):
-            wanted.append((length_min, now_ms - now_ms % (length_min * MINUTE_MS)))
+        wanted = [(1440, day_ms), *((p, _start(now_ms, p)) for p in standing.periods)]
         longest = looks_back(policy, account)
         if longest is not None:
             # The month that contains now may begin after the week that does.
@@ -289,9 +292,7 @@ class Batch:
             loaded = self.book.load_used(account.user_id, account.resource.id, missing)
         for window in missing:
             stored = loaded.get(window, 0)
-            pending = self.changes.counters.get(
-                (account.resource.id, *window, account.user_id)
-            )
+            pending = self.changes.counters.get((account.resource.id, *window, account.user_id))
             used[window] = stored + (pending[0] if pending else 0)
 
     def _intern(self, account: Account, now_ms: int) -> None:
@@ -308,15 +309,15 @@ class Batch:
             self._names[known] = account.user
             self.changes.users.append((known, account.user, now_ms))
         account.user_id, account.known = known, True
+        resource_id = account.resource.id
+        self._accounts_by_id[known, resource_id] = self._accounts[account.user, resource_id]
 
     def _writing(self) -> Writing:
         return self.book  # type: ignore[return-value]
 
     # ---- deciding, in detail
 
-    def _decide(
-        self, request: Request, resource: Resource, now_ms: int
-    ) -> tuple[Account, Verdict]:
+    def _decide(self, request: Request, resource: Resource, now_ms: int) -> tuple[Account, Verdict]:
         self._refuse_closed(now_ms)
         account, _ = self._account(request.user, resource, now_ms)
         verdict = decide(self.policy, account, request.amount, now_ms)
@@ -337,9 +338,7 @@ class Batch:
         resource_id = account.resource.id
         tier_id = 0 if account.tier is None else account.tier.id
         entry_id = None
-        windows = [(1440, verdict.day_ms)]
-        for length_min in verdict.periods:
-            windows.append((length_min, now_ms - now_ms % (length_min * MINUTE_MS)))
+        windows = [(1440, verdict.day_ms), *((p, _start(now_ms, p)) for p in verdict.periods)]
         if verdict.allowed:
             entry_id = self._add_entry(
                 Entry(
@@ -368,9 +367,7 @@ class Batch:
                 charged = amount - granted if window[0] == 1440 else amount
                 part = granted if window[0] == 1440 else 0
                 account.used[window] = account.used.get(window, 0) + charged
-                self._add_counter(
-                    (resource_id, *window, account.user_id), charged, part, 0, shadow
-                )
+                self._add_counter((resource_id, *window, account.user_id), charged, part, 0, shadow)
             values = [1, amount - granted, granted, 0, shadow]
         else:
             for window in windows:
@@ -451,9 +448,7 @@ class Batch:
                 hint="a new request takes a new key",
             )
         standing = resolve(self.policy, account, now_ms)
-        ceiling, window, used = tightest(
-            levels_of(standing, account, self.policy.calendar, now_ms)
-        )
+        ceiling, window, used = tightest(levels_of(standing, account, self.policy.calendar, now_ms))
         limit = ceiling.amount_max
         rule = ceiling.rule
         if entry.granted:
@@ -508,7 +503,7 @@ class Batch:
         taken = self._taken.get(entry_id)
         if taken is None:
             entry = self._entry(entry_id)
-            corrections = [e for e in self.book.corrections(entry_id)]
+            corrections = self.book.corrections(entry_id)
             taken = Taken(
                 entry,
                 entry.amount + sum(e.amount for e in corrections),
@@ -545,7 +540,8 @@ class Batch:
         taken.outstanding = [(g, units - back.get(g, 0)) for g, units in taken.outstanding]
         taken.left -= amount
 
-        account = self._loaded_account(entry.user_id, entry.resource_id)
+        loaded = self._accounts_by_id.get((entry.user_id, entry.resource_id))
+        account = None if loaded is None else loaded[0]
         charged: list[int] = []
         day_ms = None
         windows = [(length, _start(entry.at_ms, length)) for length in entry.periods]
@@ -606,9 +602,9 @@ class Batch:
         hold.state = state
         self._reservations[hold.id] = hold
         self.changes.settled.append((hold.id, state))
-        account = self._loaded_holds(hold.user_id, hold.resource_id)
-        if account is not None:
-            account.pop(hold.id, None)
+        loaded = self._accounts_by_id.get((hold.user_id, hold.resource_id))
+        if loaded is not None:
+            loaded[1].pop(hold.id, None)
         return settled
 
     def _require_pending(self, hold: Reservation, now_ms: int) -> None:
@@ -623,9 +619,7 @@ class Batch:
 
     def _settling(self, reservation_id: int) -> Entry:
         corrections = [*self.book.corrections(reservation_id), *self.changes.entries]
-        return next(
-            e for e in corrections if e.of_id == reservation_id and e.kind is Kind.POST
-        )
+        return next(e for e in corrections if e.of_id == reservation_id and e.kind is Kind.POST)
 
     def _settlement(
         self,
@@ -722,18 +716,6 @@ class Batch:
         if hold is None:
             raise NotFound(f"no reservation {reservation_id}")
         return hold
-
-    def _loaded_account(self, user_id: int, resource_id: int) -> Account | None:
-        for account, _ in self._accounts.values():
-            if account.user_id == user_id and account.resource.id == resource_id:
-                return account
-        return None
-
-    def _loaded_holds(self, user_id: int, resource_id: int) -> dict[int, int] | None:
-        for account, holds in self._accounts.values():
-            if account.user_id == user_id and account.resource.id == resource_id:
-                return holds
-        return None
 
     def _user_name(self, user_id: int) -> str:
         return self._names.get(user_id) or self.book.user_name(user_id)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from typing import Any
 
 from quotactl.ledger.engine import Engine, Reading, Writing
@@ -223,21 +224,21 @@ def _prune(engine: Engine, now_ms: int) -> tuple[int, int]:
         engine, lambda book, after: book.prune_entries(after, checkpoint_id, CHUNK), 0
     )
     counters = 0
-    with engine.reading() as book:
-        groups = book.counter_groups()
+    with engine.reading() as view:
+        groups = view.counter_groups()
     for resource_id, length_min in groups:
         before_ms = keep_days_ms if length_min == 1440 else checkpoint_ms
-
-        def prune(
-            book: Writing, after: Any, key: tuple[int, int] = (resource_id, length_min),
-            before_ms: int = before_ms,
-        ) -> tuple[Any, int, bool]:
-            return book.prune_counters(*key, before_ms, CHUNK)
-
-        counters += _in_chunks(engine, prune, None)
+        step = partial(_prune_group, resource_id, length_min, before_ms)
+        counters += _in_chunks(engine, step, None)
     with engine.writing() as book:
         book.prune_demand(keep_days_ms)
     return entries, counters
+
+
+def _prune_group(
+    resource_id: int, length_min: int, before_ms: int, book: Writing, _after: None
+) -> tuple[None, int, bool]:
+    return book.prune_counters(resource_id, length_min, before_ms, CHUNK)
 
 
 def _in_chunks(

@@ -163,9 +163,7 @@ class Emergency(Acts):
             same = next((s for s in present if s["kind"] == mode), None)
             if same is not None and same["ends_at_ms"] == ends_at_ms:
                 view = switch_view(act.book, same, act.now_ms)
-                return Outcome(
-                    False, f"enforcement is {mode} already, until {end}", view.to_dict()
-                )
+                return Outcome(False, f"enforcement is {mode} already, until {end}", view.to_dict())
             for switch in present:
                 _end_switch(act, switch)
             values: Row = {"kind": mode, "freeze_grants": 0, "include_protected": 0}
@@ -181,9 +179,7 @@ class Emergency(Acts):
         scope = _scope(act, resources, tiers)
         everything = not resources and not tiers
         found = [
-            s
-            for s in _live(act, ENFORCEMENT_KINDS)
-            if everything or act.book.scope_of(s) == scope
+            s for s in _live(act, ENFORCEMENT_KINDS) if everything or act.book.scope_of(s) == scope
         ]
         item = {"mode": "on", "lifted": [s["id"] for s in found]}
         if not found:
@@ -298,9 +294,7 @@ def _whom(view: SwitchView) -> str:
     return f"{tiers}, {resources}"
 
 
-def _throttle_values(
-    *, deny: bool, cap: str | None, scale: int | None, floor: int | None
-) -> Row:
+def _throttle_values(*, deny: bool, cap: str | None, scale: int | None, floor: int | None) -> Row:
     if [deny, cap is not None, scale is not None].count(True) != 1:
         raise InvalidInput("a throttle is one of deny, cap and scale", hint="such as --cap 3/day")
     if floor is not None and scale is None:
@@ -312,13 +306,16 @@ def _throttle_values(
         period = limits[0].period.length_min
         return {"kind": "cap", "amount_max": limits[0].amount_max, "period": period}
     if scale is not None:
-        for what, value, most in (("scale", scale, 100), ("floor", floor, AMOUNT_MAX)):
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-                raise InvalidInput(f"{what} {value!r} is out of range", hint=f"0 to {most}")
+        _check_whole("scale", scale, 100)
+        if floor is not None:
+            _check_whole("floor", floor, AMOUNT_MAX)
         return {"kind": "scale", "percent": scale, "floor": floor}
     return {"kind": "deny"}
+
+
+def _check_whole(what: str, value: object, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise InvalidInput(f"{what} {value!r} is out of range", hint=f"0 to {most}")
 
 
 def _switch_end(

@@ -235,8 +235,7 @@ class People(Acts):
             for period, amount_max in wanted:
                 present = _live(act, "override", {**scope, "period": period})
                 same = present is not None and (
-                    (present["amount_max"], present["expires_at_ms"])
-                    == (amount_max, expires_at_ms)
+                    (present["amount_max"], present["expires_at_ms"]) == (amount_max, expires_at_ms)
                 )
                 if not same:
                     made.append({"period": period, "amount_max": amount_max})
@@ -359,7 +358,9 @@ class People(Acts):
             made = act.book.rows("grant_pool", {"id": grant_id})[0]
             end = instant_text(expires_at_ms, act.book.policy.calendar)
             unit = _units(what, amount)
-            message = f"grant {grant_id}: {user} may take {amount} {unit} more, until {end}{_new(new)}"
+            message = (
+                f"grant {grant_id}: {user} may take {amount} {unit} more, until {end}{_new(new)}"
+            )
             return Outcome(True, message, grant_view(act.book, made, act.now_ms).to_dict())
 
     def revoke_grant(

@@ -106,16 +106,13 @@ def replay(
             calendar = batch.policy.calendar
             for row in chunk:
                 total.requests += 1
-                if isinstance(row, TraceRow):
-                    try:
-                        reason, refunded = _play(batch, row)
-                    except QuotaError as error:
-                        row = SkippedRow(row.line, error.message)
-                if isinstance(row, SkippedRow):
+                played = row if isinstance(row, SkippedRow) else _play(batch, row)
+                if isinstance(row, SkippedRow) or isinstance(played, SkippedRow):
                     skipped_count += 1
-                    if len(skipped) < SKIPPED_SHOWN:
-                        skipped.append(row)
+                    if len(skipped) < SKIPPED_SHOWN and isinstance(played, SkippedRow):
+                        skipped.append(played)
                     continue
+                reason, refunded = played
                 day_ms = calendar.day(row.at_ms).starts_at_ms
                 day = days.get(day_ms)
                 if day is None:
@@ -139,7 +136,9 @@ def replay(
     for day_ms in sorted(days):
         assert calendar is not None
         by_day[calendar.date_of(day_ms).isoformat()] = days[day_ms]
-    return Replay(total, skipped_count, by_day, dict(sorted(reasons.items())), tuple(skipped), ledger)
+    return Replay(
+        total, skipped_count, by_day, dict(sorted(reasons.items())), tuple(skipped), ledger
+    )
 
 
 def first_time(rows: Iterator[TraceRow | SkippedRow]) -> tuple[int | None, list[Any]]:
@@ -152,9 +151,13 @@ def first_time(rows: Iterator[TraceRow | SkippedRow]) -> tuple[int | None, list[
     return None, read
 
 
-def _play(batch: Batch, row: TraceRow) -> tuple[str, int]:
-    decision = batch.consume(Request(row.user, row.resource, row.amount), row.at_ms)
-    if decision.allowed and row.failed:
-        refund = batch.refund(row.at_ms, entry_id=decision.entry_id)
-        return decision.reason, refund.amount
+def _play(batch: Batch, row: TraceRow) -> tuple[str, int] | SkippedRow:
+    """The reason of the decision and the units given back."""
+    try:
+        decision = batch.consume(Request(row.user, row.resource, row.amount), row.at_ms)
+        if decision.allowed and row.failed:
+            refund = batch.refund(row.at_ms, entry_id=decision.entry_id)
+            return decision.reason, refund.amount
+    except QuotaError as error:
+        return SkippedRow(row.line, error.message)
     return decision.reason, 0

@@ -25,8 +25,10 @@ class Reset(Acts):
         """
         with self._act(reason=reason, ticket=ticket, why_needed="a reset") as act:
             row = act.find_user(user)
-            resources = [act.resource(resource)] if resource is not None else list(
-                act.book.policy.resources.values()
+            resources = (
+                [act.resource(resource)]
+                if resource is not None
+                else list(act.book.policy.resources.values())
             )
             batch = Batch(act.book)
             freed = {}

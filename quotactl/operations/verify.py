@@ -64,9 +64,7 @@ def verify(engine: Engine, now_ms: int) -> Verification:
             Difference(what, _where(book, where), expected, found)
             for what, where, expected, found in book.findings(_days(book, now_ms))
         ]
-        differences += [
-            Difference("audit", text, None, None) for text in audit.broken_links(book)
-        ]
+        differences += [Difference("audit", text, None, None) for text in audit.broken_links(book)]
         counts = book.table_counts()
         last = book.last_audit()
         return Verification(
@@ -94,7 +92,7 @@ def _days(book: Reading, now_ms: int) -> list[tuple[int, int]]:
 
 def _where(book: Reading, where: Mapping[str, Any]) -> str:
     """A place in words: `ada image day 2025-03-27T00:00:00Z`."""
-    words = []
+    words: list[str] = []
     for key, value in where.items():
         if key == "user_id":
             words.insert(0, book.user_name(value))

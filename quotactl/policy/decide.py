@@ -51,7 +51,7 @@ def decide(policy: Policy, account: Account, amount: int, now_ms: int) -> Verdic
     calendar = policy.calendar
     standing = resolve(policy, account, now_ms)
     day_ms = calendar.day(now_ms).starts_at_ms
-    periods = charged_periods(standing)
+    periods = standing.periods
     block = block_on(account, now_ms)
     if block is not None:
         return _blocked(policy, account, block, amount, now_ms, day_ms, periods)
@@ -70,9 +70,7 @@ def decide(policy: Policy, account: Account, amount: int, now_ms: int) -> Verdic
         rule = Rule("grant", burns[0][0], None)
         return _allowed(levels, rule, "granted", shortage, burns, day_ms, periods)
 
-    reason, rule, limit, (ceiling, window, used) = _refusal(
-        standing, levels, failing, amount, pool
-    )
+    reason, rule, limit, (ceiling, window, used) = _refusal(standing, levels, failing, amount, pool)
     if standing.mode == "shadow":
         assert standing.mode_rule is not None
         verdict = _allowed(levels, standing.mode_rule, "ok", 0, (), day_ms, periods)
@@ -94,9 +92,7 @@ def decide(policy: Policy, account: Account, amount: int, now_ms: int) -> Verdic
     )
 
 
-def levels_of(
-    standing: Standing, account: Account, calendar: Calendar, now_ms: int
-) -> list[Level]:
+def levels_of(standing: Standing, account: Account, calendar: Calendar, now_ms: int) -> list[Level]:
     """Every ceiling with its window at `now_ms` and what is used in that."""
     levels = []
     for ceiling in standing.ceilings:
@@ -117,19 +113,19 @@ def used_in(account: Account, period: Period, window: Window) -> int:
     )
 
 
-def charged_periods(standing: Standing) -> tuple[int, ...]:
-    """The periods shorter than a day in force, by length in minutes: those that
-    an entry is charged to beside its day."""
-    return tuple(c.period.length_min for c in standing.ceilings if c.period.shorter_than_day)
-
-
 def looks_back(policy: Policy, account: Account) -> Period | None:
     """The longest calendar period beyond a day that could matter to this account
     at any time under this policy: how far back its day counters are needed."""
-    base, _ = base_limits(account.tier, account.resource, ())
-    found = [p for p in base if p.length_min > 1440]
-    found += [o.period for o in account.overrides if o.period and o.period.length_min > 1440]
-    found += [t.period for t in policy.throttles if t.period and t.period.length_min > 1440]
+    key = ("looks_back", None if account.tier is None else account.tier.id, account.resource.id)
+    if key not in policy.resolved:
+        base, _ = base_limits(account.tier, account.resource, ())
+        shared = [p for p in base if p.length_min > 1440]
+        shared += [t.period for t in policy.throttles if t.period and t.period.length_min > 1440]
+        policy.resolved[key] = shared
+    found: list[Period] = policy.resolved[key]
+    if not account.overrides:
+        return max(found, key=lambda p: p.length_min) if found else None
+    found = found + [o.period for o in account.overrides if o.period and o.period.length_min > 1440]
     return max(found, key=lambda p: p.length_min, default=None)
 
 
@@ -296,9 +292,7 @@ def _retry_after(policy: Policy, account: Account, amount: int, now_ms: int) -> 
         moment = heapq.heappop(ahead)
 
 
-def _passes(
-    policy: Policy, account: Account, amount: int, at_ms: int
-) -> tuple[bool, list[int]]:
+def _passes(policy: Policy, account: Account, amount: int, at_ms: int) -> tuple[bool, list[int]]:
     """Whether the request would pass at that moment, and else the resets of the
     windows that refuse it for what is used in them."""
     standing = resolve(policy, account, at_ms)

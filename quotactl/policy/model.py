@@ -48,6 +48,8 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
+    """What is counted; `unit` is what one of it is called."""
+
     id: int
     name: str
     unit: str | None
@@ -164,9 +166,7 @@ class Policy:
     resolved: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "resources_by_name", {r.name: r for r in self.resources.values()}
-        )
+        object.__setattr__(self, "resources_by_name", {r.name: r for r in self.resources.values()})
         object.__setattr__(self, "tiers_by_name", {t.name: t for t in self.tiers.values()})
         object.__setattr__(self, "calendar", calendar_of(self.zone))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from datetime import UTC, date, datetime, timedelta
-from typing import NoReturn
 
 from quotactl.errors import InvalidInput
 from quotactl.policy.model import AMOUNT_MAX, Limit
@@ -30,7 +29,9 @@ ID_LENGTH_MAX = 256
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}\Z")
 _NUMBER = re.compile(r"([0-9]{1,17})([kM]?)\Z")
 _PERIOD = re.compile(r"([0-9]{1,6})(m|h|d)\Z")
-_DURATION = re.compile(r"(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?\Z")
+_DURATION = re.compile(
+    r"(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?\Z"
+)
 _CLOCK = re.compile(r"(?:(today|tomorrow) +)?([0-9]{1,2}):([0-9]{2})\Z")
 _LOCAL = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})[ T]([0-9]{1,2}):([0-9]{2})\Z")
 _RFC3339 = re.compile(
@@ -62,9 +63,7 @@ def check_id(text: object, what: str) -> str:
     if not text:
         raise InvalidInput(f"{what} is empty")
     if len(text) > ID_LENGTH_MAX:
-        raise InvalidInput(
-            f"{what} has {len(text)} characters", hint=f"at most {ID_LENGTH_MAX}"
-        )
+        raise InvalidInput(f"{what} has {len(text)} characters", hint=f"at most {ID_LENGTH_MAX}")
     if not text.isprintable():
         for character in text:
             if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
@@ -237,17 +236,17 @@ def parse_instant(text: str, *, now_ms: int, calendar: Calendar) -> int:
         return at_ms
     if (match := _LOCAL.match(text)) is not None:
         return _local_ms(parse_date(match[1]), match[2], match[3], calendar, text)
-    _no_instant(text)
+    raise _no_instant(text)
 
 
 def parse_rfc3339(text: str) -> int:
     """`2025-03-28T09:00:00Z` or with an offset, in milliseconds since the epoch."""
     if not _RFC3339.match(text):
-        _no_instant(text)
+        raise _no_instant(text)
     try:
         at_ms = to_ms(datetime.fromisoformat(text.upper().replace(" ", "T")))
     except (ValueError, OverflowError):
-        _no_instant(text)
+        raise _no_instant(text) from None
     if not 0 <= at_ms < INSTANT_MAX_MS:
         raise InvalidInput(f"time {shown(text)} is out of range")
     return at_ms
@@ -275,12 +274,12 @@ def _local_ms(on: date, hour: str, minute: str, calendar: Calendar, text: str) -
     try:
         local = datetime(on.year, on.month, on.day, int(hour), int(minute), tzinfo=calendar.zone)
     except ValueError:
-        _no_instant(text)
+        raise _no_instant(text) from None
     return int(local.timestamp()) * 1000
 
 
-def _no_instant(text: str) -> NoReturn:
-    raise InvalidInput(
+def _no_instant(text: str) -> InvalidInput:
+    return InvalidInput(
         f"time {shown(text)} is not understood",
         hint="such as 2025-03-28T09:00:00Z, 18:00 or 'tomorrow 09:00'",
     )

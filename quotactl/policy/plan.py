@@ -159,7 +159,9 @@ def quoted(name: str) -> str:
     return name if bare else _string(name)
 
 
-def _read_tier(name: str, table: Mapping[str, Any], resources: Mapping[str, str | None]) -> TierPlan:
+def _read_tier(
+    name: str, table: Mapping[str, Any], resources: Mapping[str, str | None]
+) -> TierPlan:
     key = f"tier.{name}"
     _known(table, {"protected", "limits"}, f"{key}.")
     protected = table.get("protected", False)
@@ -176,9 +178,7 @@ def _read_tier(name: str, table: Mapping[str, Any], resources: Mapping[str, str 
                 hint=f"add [resource.{quoted(resource)}]",
             )
         if not isinstance(text, str):
-            raise InvalidInput(
-                f"{key}.limits.{resource} is not a text", hint='write it as "3/day"'
-            )
+            raise InvalidInput(f"{key}.limits.{resource} is not a text", hint='write it as "3/day"')
         try:
             found[resource] = parse_limit(text)
         except InvalidInput as error:

@@ -1,6 +1,6 @@
 """Which ceilings apply to one user and resource at one moment.
 
-    tier limits → overrides → throttles in force → ceilings
+tier limits → overrides → throttles in force → ceilings
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ class Standing:
     """
 
     ceilings: tuple[Ceiling, ...]
+    # The periods shorter than a day, by length in minutes: those that an entry is
+    # charged to beside its day.
+    periods: tuple[int, ...]
     listed: bool
     throttled: bool
     frozen_by: Rule | None
@@ -132,19 +135,20 @@ def _resolve(
     matching = [
         t
         for t in policy.throttles
-        if t.scope.covers(resource.id, tier_id)
-        and not spares(t, tier, protected=account.protected)
+        if t.scope.covers(resource.id, tier_id) and not spares(t, tier, protected=account.protected)
     ]
     active = [t for t in matching if _holds(t, now_ms)]
     modes = [e for e in policy.enforcements if e.scope.covers(resource.id, tier_id)]
     mode = _strongest(e for e in modes if _holds(e, now_ms))
     base, listed = base_limits(tier, resource, overrides)
     ceilings = _lowered(base, active)
-    frozen = [t.id for t in active if t.freeze_grants]
-    frozen_by = min((t for t in active if t.freeze_grants), key=lambda t: t.id) if frozen else None
-    edges = [edge for switch in (*matching, *modes) for edge in edges_of(switch)]
+    freezing = [t for t in active if t.freeze_grants]
+    frozen_by = min(freezing, key=lambda t: t.id, default=None)
+    switches: list[Throttle | Enforcement] = [*matching, *modes]
+    edges = [edge for switch in switches for edge in edges_of(switch)]
     return Standing(
         ceilings=ceilings,
+        periods=tuple(c.period.length_min for c in ceilings if c.period.shorter_than_day),
         listed=listed,
         throttled=bool(active),
         frozen_by=None if frozen_by is None else frozen_by.rule,

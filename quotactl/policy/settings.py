@@ -31,7 +31,9 @@ def _days_at_least(least: int) -> Callable[[str], str]:
     def read(text: str) -> str:
         duration_ms = parse_duration(text)
         if duration_ms < least * DAY_MS or duration_ms > 3650 * DAY_MS:
-            raise InvalidInput(f"{text!r} is out of range", hint=f"at least {least}d, at most 3650d")
+            raise InvalidInput(
+                f"{text!r} is out of range", hint=f"at least {least}d, at most 3650d"
+            )
         return duration_text(duration_ms)
 
     return read

@@ -82,7 +82,8 @@ def status(engine: Engine, now_ms: int) -> Status:
         calendar = policy.calendar
         day = calendar.day(now_ms)
         switches = [
-            (row, switch_view(book, row, now_ms)) for row in book.rows("switch", {"ended_at_ms": None})
+            (row, switch_view(book, row, now_ms))
+            for row in book.rows("switch", {"ended_at_ms": None})
         ]
         live = [(row, view) for row, view in switches if view.state in ("on", "scheduled")]
         modes = tuple(v for row, v in live if row["kind"] in ENFORCEMENT_KINDS)

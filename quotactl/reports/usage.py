@@ -85,9 +85,7 @@ def span_of(
     """
     given = [day is not None, days is not None, first is not None or last is not None]
     if given.count(True) > 1:
-        raise InvalidInput(
-            "the days are given twice", hint="--day, or --days, or --from and --to"
-        )
+        raise InvalidInput("the days are given twice", hint="--day, or --days, or --from and --to")
     today = book.policy.calendar.date_of(now_ms)
     if day is not None:
         one = _day(day, today)

@@ -446,7 +446,17 @@ def _entry(row: Sequence[Any]) -> Entry:
     id_, at_ms, kind, user_id, resource_id, tier_id, amount, granted, day_ms, periods, of_id = row
     lengths = tuple(int(part) for part in periods.split(",")) if periods else ()
     return Entry(
-        id_, at_ms, Kind(kind), user_id, resource_id, tier_id, amount, granted, day_ms, lengths, of_id
+        id_,
+        at_ms,
+        Kind(kind),
+        user_id,
+        resource_id,
+        tier_id,
+        amount,
+        granted,
+        day_ms,
+        lengths,
+        of_id,
     )
 
 

@@ -321,3 +321,16 @@ class Queries:
     def count_all_users(self) -> int:
         """Users there ever were: none is removed, so the newest id is their number."""
         return int(self._connection.execute("SELECT ifnull(max(id), 0) FROM user").fetchone()[0])
+
+    # ---- listing
+
+    def page_of_users(self, tier_id: int | None, *, follows_default: bool, count: int) -> list[Row]:
+        """The first so many users by id, those on one tier only if it is given.
+
+        With `follows_default` also those that were never put on a tier.
+        """
+        condition, parameters = "", [count]
+        if tier_id is not None:
+            condition = "WHERE tier_id = ?" + (" OR tier_id IS NULL" if follows_default else "")
+            parameters = [tier_id, count]
+        return self._dicts(f"SELECT * FROM user {condition} ORDER BY id LIMIT ?", parameters)

@@ -9,14 +9,11 @@ import random
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from quotactl.api import Ledger, create
 from quotactl.ledger.values import Request
 from quotactl.operations.batch import Batch
-
-if TYPE_CHECKING:
-    from quotactl.api import Ledger
-    from quotactl.operations.acts import Clock
+from quotactl.policy.window import to_ms
 
 SEED = 2025_03_27
 DAY = datetime(2025, 3, 27, tzinfo=UTC)
@@ -74,8 +71,6 @@ class Demo:
 
 def run(path: Path) -> Demo:
     """Make the ledger at `path`, which must not exist, and let the day pass."""
-    from quotactl.api import create
-
     clock = DemoClock(DAY)
     requests = sorted(traffic(), key=lambda request: request[0])
     with create(path, name="demo", zone="UTC", clock=clock, actor="demo") as ledger:
@@ -84,7 +79,7 @@ def run(path: Path) -> Demo:
         pairs = [(f"{tier}-{n:03d}", tier) for tier in ("plus", "pro") for n in range(USERS[tier])]
         admin.import_users(pairs, digest="made by the demo", reason="demo")
         before = [r for r in requests if r[0] < FLIP]
-        _play(ledger, clock, before)
+        _play(ledger, before)
         clock.at = FLIP
         throttle = admin.throttle_on(
             cap="1/day",
@@ -102,7 +97,7 @@ def run(path: Path) -> Demo:
             duration="2d",
             reason="live talk at the museum tonight",
         )
-        _play(ledger, clock, requests[len(before) :])
+        _play(ledger, requests[len(before) :])
         clock.at = DAY + timedelta(days=1, minutes=15)
         ledger.close_days()
     return Demo(str(path), DAY.date().isoformat(), len(requests), int(throttle.item["id"]))
@@ -130,10 +125,8 @@ def traffic() -> list[tuple[datetime, str, int]]:
     return [request for request in requests if request[0] < DAY + timedelta(days=1)]
 
 
-def _play(ledger: Ledger, clock: Clock, requests: list[tuple[datetime, str, int]]) -> None:
+def _play(ledger: Ledger, requests: list[tuple[datetime, str, int]]) -> None:
     """Consume in one transaction, each request at its own time."""
-    from quotactl.policy.window import to_ms
-
     with ledger.engine.writing() as book:
         batch = Batch(book)
         for at, user, amount in requests:
