@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from pathlib import Path
+from typing import BinaryIO, TextIO
 
 from quotactl.errors import InvalidInput, NotFound
 
@@ -34,3 +35,22 @@ def read_text(path: str, what: str) -> str:
     """All of a text file."""
     with open_text(path, what) as file:
         return file.read()
+
+
+@contextmanager
+def open_bytes(path: str, what: str) -> Iterator[BinaryIO]:
+    """A file's bytes as they are."""
+    if path == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = Path(path).open("rb")  # noqa: SIM115 - what the block raises is its own affair
+    except FileNotFoundError:
+        raise NotFound(f"no {what} {path!r}") from None
+    except IsADirectoryError:
+        raise InvalidInput(f"the {what} {path!r} is a folder") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InvalidInput(f"the {what} {path!r} can't be read: {why}") from None
+    with file:
+        yield file

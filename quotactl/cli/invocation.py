@@ -69,7 +69,9 @@ class Invocation:
         """Who acts: `--as`, else the person behind sudo, else the OS user."""
         if self.act_as is not None:
             return self.act_as
-        return os.environ.get("SUDO_USER") or _os_user()
+        from quotactl.operations.acts import system_actor
+
+        return system_actor()
 
     def emit(
         self,
@@ -142,13 +144,3 @@ def started(this: Invocation) -> Iterator[Invocation]:
         yield this
     finally:
         _current.reset(token)
-
-
-def _os_user() -> str:
-    # Not getpass.getuser(): that believes LOGNAME and USER, which anyone can set.
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container's bare uid
-        return f"uid:{os.getuid()}"

@@ -130,6 +130,13 @@ class Reading(Protocol):
         """Users there ever were."""
         ...
 
+    def page_of_users(self, tier_id: int | None, *, follows_default: bool, count: int) -> list[Row]:
+        """The first so many users by id, those on one tier only if it is given.
+
+        With `follows_default` also those that were never put on a tier.
+        """
+        ...
+
     # ---- audit
 
     def last_audit(self) -> tuple[int, str] | None:

@@ -34,11 +34,12 @@ def system_actor() -> str:
     sudo_user = os.environ.get("SUDO_USER")
     if sudo_user:
         return sudo_user
+    # Not getpass.getuser(): that believes LOGNAME and USER, which anyone can set.
     import pwd
 
     try:
         return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
+    except KeyError:  # a container's bare uid
         return f"uid:{os.getuid()}"
 
 

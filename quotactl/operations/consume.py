@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from quotactl.errors import QuotaError
 from quotactl.ledger.engine import Engine
 from quotactl.ledger.values import Decision, Refund, Request
-from quotactl.operations import audit
 from quotactl.operations.batch import Batch
 from quotactl.policy.notation import check_text
 
@@ -78,6 +77,9 @@ def refund(
         )
         batch.store(book)
         if refunded.amount and not refunded.replayed and (reason or ticket):
+            # Here alone, so that a gateway's consume need not load hashlib.
+            from quotactl.operations import audit
+
             audit.record(
                 book,
                 now_ms=now_ms,

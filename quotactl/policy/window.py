@@ -13,6 +13,8 @@ from functools import lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from quotactl.errors import InvalidInput
+
 MINUTE_MS = 60_000
 HOUR_MS = 3_600_000
 DAY_LENGTH_MIN = 1440
@@ -69,7 +71,7 @@ class Window(NamedTuple):
 def to_ms(at: datetime) -> int:
     """Milliseconds since the epoch of an aware datetime, rounded down."""
     if at.tzinfo is None:
-        raise ValueError("a time without a zone is not a moment")
+        raise InvalidInput("a time without a zone is no moment", hint="pass an aware datetime")
     return (at - _EPOCH) // _MILLISECOND
 
 

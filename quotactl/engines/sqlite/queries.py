@@ -89,7 +89,7 @@ class Queries:
             ).rowcount
             added = connection.execute(
                 "INSERT INTO user (name, tier_id, created_at_ms) SELECT name, tier_id, ? "
-                "FROM incoming WHERE name NOT IN (SELECT name FROM user WHERE name IS NOT NULL)",
+                "FROM incoming AS i WHERE NOT EXISTS (SELECT 1 FROM user WHERE user.name = i.name)",
                 (now_ms,),
             ).rowcount
         finally:

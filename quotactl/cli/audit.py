@@ -1,0 +1,88 @@
+"""`quotactl audit`: who changed what, when and why."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from quotactl.cli.invocation import invocation
+from quotactl.cli.options import OfUser, parse_count, parse_id
+from quotactl.cli.outcome import opened, show
+
+app = typer.Typer()
+
+
+@app.command("list")
+def list_acts(
+    limit: Annotated[str, typer.Option("--limit", metavar="N", help="The last so many.")] = "50",
+    user: OfUser = None,
+    action: Annotated[
+        str | None, typer.Option("--action", metavar="ACTION", help="Such as throttle.on.")
+    ] = None,
+) -> None:
+    """List administrative acts, the newest last.
+
+    Examples:
+      quotactl audit list
+      quotactl audit list --user ada --limit 10
+      quotactl audit list --action throttle.on --json
+    """
+    from quotactl.reports import listing
+
+    count = parse_count(limit, "limit")
+    with opened() as q:
+        show(
+            listing.audit_rows(q.engine, count=count, user=user, action=action),
+            ["id", "at", "actor", "action", "user", "subject", "reason", "ticket"],
+        )
+
+
+@app.command("show")
+def show_act(
+    act: Annotated[str, typer.Argument(metavar="ID", help="As `audit list` shows it.")],
+) -> None:
+    """Show one act, with what was before and after.
+
+    Examples:
+      quotactl audit show 17
+      quotactl audit show 17 --json
+    """
+    from quotactl.reports import listing
+
+    audit_id = parse_id(act, "audit row")
+    with opened() as q:
+        invocation().emit(listing.audit_row(q.engine, audit_id))
+
+
+@app.command("verify")
+def verify(
+    expect: Annotated[
+        str | None,
+        typer.Option("--expect", metavar="HASH", help="A hash noted earlier: still in the chain?"),
+    ] = None,
+) -> int:
+    """Check the chain of hashes: no row edited, removed or moved. Exits with 8 if it is broken.
+
+    A chain that was written anew from some row on holds in itself; a hash that was kept
+    elsewhere, as from the mail of `reset daily`, tells it.
+
+    Examples:
+      quotactl audit verify
+      quotactl audit verify --expect 3f1c… && echo fine
+    """
+    from quotactl.reports import listing
+
+    this = invocation()
+    with opened() as q:
+        chain = listing.audit_chain(q.engine, expected=expect)
+    if this.output in {"json", "jsonl"}:
+        this.emit(chain)
+    else:
+        show([{"difference": text} for text in chain.differences], ["difference"])
+    this.say(
+        f"the chain holds: {chain.rows} rows, hash {chain.hash}"
+        if chain.ok
+        else f"the chain is broken: {len(chain.differences)} differences in {chain.rows} rows"
+    )
+    return 0 if chain.ok else 8

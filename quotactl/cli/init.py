@@ -1,0 +1,52 @@
+"""`quotactl init`: the one way in which a ledger comes to be."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from quotactl.cli.invocation import invocation
+from quotactl.cli.outcome import conclude
+
+
+def init(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="The file to make.")],
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="What it is called; else the file.")
+    ] = None,
+    zone: Annotated[
+        str, typer.Option("--zone", metavar="ZONE", help="Whose calendar days count.")
+    ] = "UTC",
+) -> None:
+    """Make a new, empty ledger, readable by its owner alone.
+
+    An existing file is never touched. The zone can't change after the first entry.
+
+    Examples:
+      quotactl init /var/lib/quota/prod.db --name prod --zone Europe/Rome
+      quotactl init try.db
+    """
+    import shlex
+    from pathlib import Path
+
+    import quotactl
+    from quotactl.engines.opening import ledger_path
+    from quotactl.ledger.views import Outcome
+
+    this = invocation()
+    with (
+        quotactl.create(path, name=name, zone=zone, actor=this.actor) as q,
+        q.engine.reading() as b,
+    ):
+        head = b.head
+    item = {"path": str(Path(ledger_path(path)).absolute()), "name": head.name, "zone": head.zone}
+    conclude(Outcome(True, f"ledger {head.name} made at {path}, days in {head.zone}", item))
+    this.say(
+        "next:\n"
+        f"  export QUOTACTL_DB={shlex.quote(item['path'])}\n"
+        "  quotactl policy apply -f policy.toml     # or, step by step:\n"
+        "  quotactl resource create image\n"
+        "  quotactl tier create free\n"
+        "  quotactl limit set free image=3/day"
+    )

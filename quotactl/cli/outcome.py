@@ -1,0 +1,92 @@
+"""What the nouns share: open the ledger, do one thing, tell what came of it."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from quotactl.cli.invocation import invocation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from quotactl.api import Ledger
+    from quotactl.ledger.views import Outcome
+    from quotactl.operations.admin import Admin
+    from quotactl.render import Record
+
+
+@contextmanager
+def opened(*, notice: bool = True) -> Iterator[Ledger]:
+    """Open the ledger that was named, for whoever acts.
+
+    When all went well and a person is watching, one last line on stderr says that a
+    throttle is on or enforcement is not; `notice` False leaves it out.
+    """
+    import quotactl
+
+    this = invocation()
+    with quotactl.connect(this.db, actor=this.actor) as q:
+        yield q
+        if notice and person_is_watching():
+            from quotactl.reports.listing import in_force
+
+            if text := in_force(q.engine, q.now_ms()):
+                this.say(text)
+
+
+def person_is_watching() -> bool:
+    """Tell whether what is said on stderr is read by somebody now."""
+    return sys.stderr.isatty() and not invocation().quiet
+
+
+def conclude(outcome: Outcome, *, columns: Sequence[str] | None = None) -> None:
+    """Say what an act did; as data only to a program or where a format was named."""
+    this = invocation()
+    this.say(outcome.message)
+    if this.format is not None or not sys.stdout.isatty():
+        this.emit(outcome, columns=columns)
+
+
+def rehearsed(q: Ledger) -> Admin:
+    """The same acts, but undone at their end: to see what one would do before asking."""
+    from quotactl.operations.admin import Admin
+    from quotactl.operations.rehearsal import Rehearsal
+
+    return Admin(Rehearsal(q.engine), q.clock, invocation().actor)
+
+
+def show(
+    rows: Sequence[Record],
+    columns: Sequence[str],
+    *,
+    words: Mapping[str, str] | None = None,
+    caption: str | None = None,
+    title: str | None = None,
+) -> None:
+    """Write a list to stdout.
+
+    `words` say what None means in a column (`limit`: unlimited); JSON keeps null.
+    """
+    shown = [worded(row, words) for row in rows] if words else list(rows)
+    invocation().emit(shown, columns=columns, caption=caption, title=title)
+
+
+def worded(row: Record, words: Mapping[str, str]) -> Record:
+    """Put words in the place of None, by column; JSON keeps null."""
+    from collections.abc import Mapping
+
+    if invocation().output in {"json", "jsonl"}:
+        return row
+    plain = row if isinstance(row, Mapping) else row.to_dict()
+    return {k: words[k] if v is None and k in words else v for k, v in plain.items()}
+
+
+def note_new_user(q: Ledger, user: str) -> None:
+    """Tell a person that nobody has heard of this user yet: it may be a slip of the pen."""
+    if not person_is_watching():
+        return
+    with q.engine.reading() as book:
+        if not book.rows("user", {"name": user}):
+            invocation().say(f"{user} is a new user")

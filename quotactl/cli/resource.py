@@ -1,0 +1,66 @@
+"""`quotactl resource`: what is counted."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from quotactl.cli.invocation import invocation
+from quotactl.cli.options import All, Reason, ResourceName, Ticket
+from quotactl.cli.outcome import conclude, opened, rehearsed, show
+
+app = typer.Typer()
+
+
+@app.command("create")
+def create(
+    name: ResourceName,
+    unit: Annotated[
+        str | None, typer.Option("--unit", metavar="UNIT", help="What one of it is called.")
+    ] = None,
+    reason: Reason = None,
+    ticket: Ticket = None,
+) -> None:
+    """Make a resource that can be counted.
+
+    Examples:
+      quotactl resource create image
+      quotactl resource create video --unit second
+    """
+    with opened() as q:
+        conclude(q.admin.create_resource(name, unit=unit, reason=reason, ticket=ticket))
+
+
+@app.command("list")
+def list_resources(everything: All = False) -> None:
+    """List the resources.
+
+    Examples:
+      quotactl resource list
+      quotactl resource list --all --json
+    """
+    from quotactl.reports import listing
+
+    with opened() as q:
+        found = listing.resources(q.engine, everything=everything)
+        show(found, ["name", "unit", *(["retired_at"] if everything else [])])
+
+
+@app.command("delete")
+def delete(name: ResourceName, reason: Reason = None, ticket: Ticket = None) -> None:
+    """Retire a resource: nothing more is decided for it, its history stays.
+
+    Asks if tiers list it. One made again under the same name starts at 0.
+
+    Examples:
+      quotactl resource delete video
+      quotactl resource delete video --yes --reason 'no more videos'
+    """
+    from quotactl.reports import listing
+
+    with opened() as q:
+        rehearsed(q).delete_resource(name, reason=reason, ticket=ticket)
+        if tiers := listing.tiers_that_list(q.engine, name):
+            invocation().confirm(f"Delete resource {name}, limited on {', '.join(tiers)}?")
+        conclude(q.admin.delete_resource(name, reason=reason, ticket=ticket))

@@ -1,0 +1,38 @@
+"""The same act without its effect: what `--dry-run` and questions are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from quotactl.ledger.engine import Engine, Reading, Writing
+
+
+class _Undone(Exception):
+    """Rolls the transaction back; never seen outside."""
+
+
+class Rehearsal:
+    """An engine whose transactions are all rolled back.
+
+    An act on it checks, refuses and answers exactly as on the engine itself, since
+    it is the same code, and leaves nothing behind but ids that were never given out.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def reading(self) -> AbstractContextManager[Reading]:
+        return self._engine.reading()
+
+    @contextmanager
+    def writing(self) -> Iterator[Writing]:
+        try:
+            with self._engine.writing() as book:
+                yield book
+                raise _Undone
+        except _Undone:
+            pass
+
+    def close(self) -> None:
+        """Nothing of its own to let go of."""
