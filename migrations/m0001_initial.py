@@ -324,7 +324,10 @@ STATEMENTS = (
     """,
     """
     CREATE TRIGGER ledger_zone_is_fixed BEFORE UPDATE OF zone ON ledger
-    WHEN old.zone <> new.zone AND EXISTS (SELECT 1 FROM entry)
+    WHEN old.zone <> new.zone AND (
+      old.closed_until_ms IS NOT NULL OR old.checkpoint_entry_id > 0
+      OR EXISTS (SELECT 1 FROM entry) OR EXISTS (SELECT 1 FROM counter)
+    )
     BEGIN SELECT RAISE(ABORT, 'ledger: the zone cannot change after the first entry'); END
     """,
     *(

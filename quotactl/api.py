@@ -13,7 +13,7 @@ from quotactl.errors import InvalidInput, QuotaError
 from quotactl.ledger.values import Decision, Refund, Request, Settlement
 from quotactl.operations import consume as consuming
 from quotactl.operations import reserve as reserving
-from quotactl.operations.acts import Clock, system_actor, system_clock
+from quotactl.operations.acts import Clock, actor_named, system_clock
 from quotactl.policy.notation import check_text
 from quotactl.policy.window import calendar_of, to_ms
 
@@ -82,7 +82,7 @@ class Ledger:
         return consuming.refund(
             self.engine,
             self.now_ms(),
-            actor=self._actor or system_actor(),
+            actor=actor_named(self._actor),
             idempotency_key=idempotency_key,
             entry_id=entry_id,
             amount=amount,
@@ -190,6 +190,7 @@ def create(
         name = Path(db).stem
     check_text(name, "name", length_max=256)
     check_zone(zone)
+    actor = actor_named(actor)
     clock = clock or system_clock
     create_ledger_file(db, name=name, zone=zone, now_ms=to_ms(clock()))
     ledger = connect(db, clock=clock, actor=actor)

@@ -25,7 +25,7 @@ def verify() -> int:
         found = q.verify()
     if this.output in {"json", "jsonl"}:
         this.emit(found)
-    else:
+    elif not found.ok or this.output != "table":
         show(found.differences, ["what", "where", "expected", "found"])
     counts = f"{found.entries} entries, {found.counters} counters, {found.audit_rows} audit rows"
     result = "no differences" if found.ok else f"{len(found.differences)} differences"

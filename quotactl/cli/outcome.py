@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quotactl.cli.invocation import invocation
 
@@ -69,17 +69,17 @@ def show(
 
     `words` say what None means in a column (`limit`: unlimited); JSON keeps null.
     """
-    shown = [worded(row, words) for row in rows] if words else list(rows)
+    shown = [worded(row, words) for row in rows] if words else rows
     invocation().emit(shown, columns=columns, caption=caption, title=title)
 
 
-def worded(row: Record, words: Mapping[str, str]) -> Record:
+def worded(row: Record, words: Mapping[str, str]) -> dict[str, Any]:
     """Put words in the place of None, by column; JSON keeps null."""
     from collections.abc import Mapping
 
+    plain = dict(row if isinstance(row, Mapping) else row.to_dict())
     if invocation().output in {"json", "jsonl"}:
-        return row
-    plain = row if isinstance(row, Mapping) else row.to_dict()
+        return plain
     return {k: words[k] if v is None and k in words else v for k, v in plain.items()}
 
 

@@ -17,6 +17,9 @@ from quotactl.errors import InvalidInput, NotFound
 if TYPE_CHECKING:
     from quotactl.operations.replay import Replay
 
+# Less than this is played before a bar is drawn.
+BAR_FROM_BYTES = 200_000
+
 
 def replay(
     trace: Annotated[str, typer.Argument(metavar="TRACE.csv", help="The recorded traffic.")],
@@ -142,7 +145,8 @@ def _progress(
     this: Invocation, file: object, trace: Path
 ) -> Iterator[Callable[[int], None] | None]:
     """A bar on stderr, where a person sits before it: by bytes, as rows are not counted yet."""
-    if this.quiet or not sys.stderr.isatty() or not trace.is_file():
+    too_short = not trace.is_file() or trace.stat().st_size < BAR_FROM_BYTES
+    if this.quiet or not sys.stderr.isatty() or too_short:
         yield None
         return
     from rich.console import Console

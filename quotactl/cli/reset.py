@@ -31,7 +31,7 @@ def daily() -> None:
         done = q.close_days()
     if this.output in {"json", "jsonl"}:
         this.emit(done)
-    else:
+    elif done.closed or this.output != "table":
         columns = ["day", "users", "requests", "used", "granted", "denied", "shadow_denied"]
         show(done.closed, columns)
     days = f"{len(done.closed)} day{'s' if len(done.closed) != 1 else ''} closed"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quotactl.cli.invocation import invocation
+from quotactl.cli.invocation import Invocation, invocation
 
 
 def status() -> None:
@@ -34,6 +34,7 @@ def status() -> None:
         },
         columns=["ledger", "day", "users", "tiers", "enforcement", "closed", "waiting"],
     )
+    _gap(this)
     this.emit(
         state.today,
         columns=["resource", "requests", "used", "granted", "denied", "shadow_denied"],
@@ -53,4 +54,10 @@ def status() -> None:
         for view in (*state.throttles, *state.enforcement_switches)
     ]
     if in_force:
+        _gap(this)
         this.emit(in_force, title="In force")
+
+
+def _gap(this: Invocation) -> None:
+    if not this.quiet:
+        this.write("\n")

@@ -8,7 +8,7 @@ import typer
 
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import All, For, NoExpiry, Reason, Resources, Ticket, Tiers, Until
-from quotactl.cli.outcome import conclude, opened, rehearsed, show
+from quotactl.cli.outcome import conclude, opened, rehearsed, show, worded
 
 if TYPE_CHECKING:
     from quotactl.ledger.views import Outcome
@@ -18,7 +18,7 @@ app = typer.Typer()
 
 Throttle = Annotated[str, typer.Argument(metavar="ID|NAME", help="As `throttle list` shows it.")]
 
-_COLUMNS = ["id", "name", "kind", "value", "floor", "tiers", "resources", "ends_at", "state"]
+_COLUMNS = ["id", "name", "kind", "value", "floor", "tiers", "resources", "ends_at"]
 _WORDS = {"tiers": "all", "resources": "all", "ends_at": "never"}
 
 
@@ -95,7 +95,9 @@ def on(
         if not resource and not this.yes:
             planned = act(rehearsed(q))
             if planned.changed:
-                this.confirm(f"Throttle every resource? This {planned.message}")
+                # What follows the id, which is not given out yet.
+                what = planned.message.partition(": ")[2]
+                this.confirm(f"Throttle every resource: {what}?")
         outcome = act(q.admin)
         conclude(outcome)
         if outcome.changed:
@@ -150,11 +152,18 @@ def list_throttles(everything: All = False) -> None:
       quotactl throttle list
       quotactl throttle list --all --json
     """
+    from quotactl.operations.emergency import describe
     from quotactl.reports import listing
 
     with opened() as q:
         found = listing.throttles(q.engine, q.now_ms(), everything=everything)
-        show(found, [*_COLUMNS, "reason"], words=_WORDS)
+        state = ["state"] if everything else []
+        if invocation().output != "table":
+            show(found, [*_COLUMNS, *state, "reason"], words=_WORDS)
+            return
+        # Fits into 80 columns, and reads as it is said.
+        rows = [{**worded(view, _WORDS), "what": describe(view)} for view in found]
+        show(rows, ["id", "name", "what", "ends_at", *state, "reason"])
 
 
 @app.command("show")
@@ -165,7 +174,6 @@ def show_throttle(throttle: Throttle) -> None:
       quotactl throttle show 42
       quotactl throttle show gpu-melt --json
     """
-    from quotactl.cli.outcome import worded
     from quotactl.reports import listing
 
     with opened(notice=False) as q:

@@ -38,7 +38,8 @@ def show_user(user: User) -> None:
         if this.output != "table":
             this.emit(found)
             return
-        this.emit(found, columns=["user", "tier", "follows_default", "protected", "created_at"])
+        columns = ["user", "tier", "follows_default", "protected", "created_at"]
+        this.emit(found, columns=columns)
         for title, rows, columns, words in (
             (
                 "limits",

@@ -9,10 +9,10 @@ from quotactl.errors import InvalidInput
 
 
 def open_engine(
-    db: str | Path, *, timeout_s: float = TIMEOUT_S, any_schema: bool = False
+    db: str | Path, *, timeout_s: float = TIMEOUT_S, older_too: bool = False
 ) -> SqliteEngine:
     """Open a ledger that exists; it is never created by opening it."""
-    return SqliteEngine(ledger_path(db), timeout_s=timeout_s, any_schema=any_schema)
+    return SqliteEngine(ledger_path(db), timeout_s=timeout_s, older_too=older_too)
 
 
 def create_ledger_file(db: str | Path, *, name: str, zone: str, now_ms: int) -> None:

@@ -15,6 +15,26 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x71756F31
 
+# The triggers that guard what the code promises; verify names one that is gone.
+GUARDS = frozenset(
+    {
+        "audit_is_immutable",
+        "audit_is_kept",
+        "block_marks_user",
+        "closed_day_is_immutable",
+        "entry_is_immutable",
+        "entry_is_kept",
+        "grant_movement_is_immutable",
+        "grant_movement_is_kept",
+        "grant_pool_marks_user",
+        "ledger_is_kept",
+        "ledger_zone_is_fixed",
+        "override_marks_user",
+        "reservation_marks_user",
+        "user_is_kept",
+    }
+)
+
 
 def migrations_folder() -> Path:
     """Where the steps lie: inside an installed package, beside it in a checkout."""

@@ -65,10 +65,10 @@ class Reading(Protocol):
         """
         ...
 
-    def load_used(
+    def load_counts(
         self, user_id: int, resource_id: int, windows: Iterable[tuple[int, int]]
-    ) -> dict[tuple[int, int], int]:
-        """Units used by (period length in minutes, window start); absent windows are absent."""
+    ) -> dict[tuple[int, int], tuple[int, int]]:
+        """(used, granted) by (period length in minutes, window start), where there are any."""
         ...
 
     def counter(
@@ -124,6 +124,10 @@ class Reading(Protocol):
 
     def count_users(self, tier_id: int) -> int:
         """Users that were put on a tier."""
+        ...
+
+    def has_history(self) -> bool:
+        """Whether anything was ever counted or closed."""
         ...
 
     def count_all_users(self) -> int:

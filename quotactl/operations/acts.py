@@ -14,6 +14,7 @@ from quotactl.ledger.values import rfc3339
 from quotactl.operations import audit
 from quotactl.policy.model import Resource, Tier
 from quotactl.policy.notation import (
+    INSTANT_MAX_MS,
     check_id,
     check_text,
     parse_duration,
@@ -41,6 +42,11 @@ def system_actor() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # a container's bare uid
         return f"uid:{os.getuid()}"
+
+
+def actor_named(actor: str | None) -> str:
+    """Who acts: the one that was named, else the OS user. InvalidInput for what is no id."""
+    return check_id(system_actor() if actor is None else actor, "actor")
 
 
 class Act:
@@ -132,7 +138,7 @@ class Act:
                     raise InvalidInput("the duration is empty")
             else:
                 length_ms = parse_duration(duration)
-            return self.now_ms + length_ms
+            return self._checked(self.now_ms + length_ms)
         if until is None:
             return None
         if isinstance(until, datetime):
@@ -141,6 +147,11 @@ class Act:
             ends_at_ms = parse_instant(
                 until, now_ms=self.now_ms, calendar=self.book.policy.calendar
             )
+        return self._checked(ends_at_ms)
+
+    def _checked(self, ends_at_ms: int) -> int:
+        if ends_at_ms >= INSTANT_MAX_MS:
+            raise InvalidInput("the end is out of range", hint="leave it out for no end at all")
         if ends_at_ms <= self.now_ms:
             raise InvalidInput(
                 f"the end {rfc3339(from_ms(ends_at_ms))} is in the past",
@@ -172,6 +183,6 @@ class Acts:
             raise InvalidInput(f"{why_needed} needs a reason", hint="--reason 'why'")
         if ticket is not None:
             check_text(ticket, "ticket", length_max=256)
-        actor = check_id(self._actor or system_actor(), "actor")
+        actor = actor_named(self._actor)
         with self._engine.writing() as book:
             yield Act(book, to_ms(self._clock()), actor, reason, ticket)

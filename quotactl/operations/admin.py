@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from quotactl.ledger.engine import Engine
 from quotactl.operations import audit
-from quotactl.operations.acts import Clock, system_actor
+from quotactl.operations.acts import Clock, actor_named
 from quotactl.operations.administer import Catalogue
 from quotactl.operations.apply import PolicyFiles
 from quotactl.operations.emergency import Emergency
 from quotactl.operations.people import People
 from quotactl.operations.reset import Reset
-from quotactl.policy.notation import check_id
 from quotactl.policy.window import to_ms
 
 
@@ -22,7 +21,7 @@ def record_founding(
     engine: Engine, clock: Clock, *, actor: str | None, name: str, zone: str
 ) -> None:
     """Write a new ledger's first audit row."""
-    actor = check_id(actor or system_actor(), "actor")
+    actor = actor_named(actor)
     with engine.writing() as book:
         audit.record(
             book,

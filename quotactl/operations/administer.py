@@ -75,7 +75,12 @@ class Catalogue(Acts):
             if present is not None:
                 if protected and not present.protected:
                     raise Conflict(
-                        f"tier {name!r} exists, not protected", hint=f"tier protect {name}"
+                        f"tier {name!r} exists, not protected", hint=f"quotactl tier protect {name}"
+                    )
+                if default and policy.default_tier is not present:
+                    raise Conflict(
+                        f"tier {name!r} exists, not as the default",
+                        hint=f"quotactl tier default {name}",
                     )
                 return Outcome(False, f"tier {name} exists already", tier_item(policy, present))
             add_tier(act, name, protected=protected)

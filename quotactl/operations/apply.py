@@ -106,9 +106,9 @@ class PolicyFiles(Acts):
 def _bring_about(act: Act, present: Plan, wanted: Plan) -> None:
     book = act.book
     if wanted.zone not in (None, present.zone):
-        if book.rows("entry", {"id": 1}) or book.next_entry_id() > 1:
+        if book.has_history():
             raise Conflict(
-                f"the zone is {present.zone} and can't change after the first entry",
+                f"the zone is {present.zone} and can't change once anything was counted or closed",
                 hint="make a new ledger for another zone",
             )
         book.update("ledger", {"id": 1}, {"zone": wanted.zone})

@@ -18,7 +18,7 @@ from quotactl.ledger.values import Decision, Refund, Request, Settlement
 from quotactl.policy.burndown import Burn, give_back
 from quotactl.policy.decide import Level, Verdict, decide, levels_of, looks_back, tightest
 from quotactl.policy.model import AMOUNT_MAX, Account, Resource, Rule
-from quotactl.policy.notation import check_amount, check_id, instant_text
+from quotactl.policy.notation import check_amount, check_id, could_be_an_id, instant_text
 from quotactl.policy.resolve import Standing, resolve
 from quotactl.policy.window import MINUTE_MS, from_ms
 
@@ -213,7 +213,7 @@ class Batch:
             tier_id = 0 if account.tier is None else account.tier.id
             booked_ms = now_ms if day_ms == calendar.day(now_ms).starts_at_ms else day_ms
             self._book_correction(booked_ms, resource.id, tier_id, used, granted)
-            account.used[1440, day_ms] = 0
+            account.used[1440, day_ms] = account.granted[1440, day_ms] = 0
             freed += used
         for length_min in standing.periods:
             start = _start(now_ms, length_min)
@@ -289,11 +289,15 @@ class Batch:
             return
         loaded = {}
         if account.known:
-            loaded = self.book.load_used(account.user_id, account.resource.id, missing)
+            loaded = self.book.load_counts(account.user_id, account.resource.id, missing)
         for window in missing:
-            stored = loaded.get(window, 0)
+            units, granted = loaded.get(window, (0, 0))
             pending = self.changes.counters.get((account.resource.id, *window, account.user_id))
-            used[window] = stored + (pending[0] if pending else 0)
+            if pending is not None:
+                units, granted = units + pending[0], granted + pending[1]
+            used[window] = units
+            if granted:
+                account.granted[window] = granted
 
     def _intern(self, account: Account, now_ms: int) -> None:
         """Give a user nobody has heard of an id."""
@@ -321,13 +325,21 @@ class Batch:
         self._refuse_closed(now_ms)
         account, _ = self._account(request.user, resource, now_ms)
         verdict = decide(self.policy, account, request.amount, now_ms)
-        if verdict.allowed and (
-            account.used.get((1440, verdict.day_ms), 0) + request.amount > AMOUNT_MAX
-        ):
+        if verdict.allowed and request.amount > self._room(account, verdict, now_ms):
             raise InvalidInput(
                 f"{request.amount} more units of {resource.name} would take the count past 2^53 - 1"
             )
         return account, verdict
+
+    def _room(self, account: Account, verdict: Verdict, now_ms: int) -> int:
+        """How many units the counters that an entry is charged to can still count."""
+        day = (1440, verdict.day_ms)
+        fullest = max(account.used.get(day, 0) - verdict.granted, 0)
+        if verdict.granted:
+            fullest = max(fullest, account.granted.get(day, 0))
+        for length_min in verdict.periods:
+            fullest = max(fullest, account.used.get((length_min, _start(now_ms, length_min)), 0))
+        return AMOUNT_MAX - fullest
 
     def _count(
         self, request: Request, account: Account, verdict: Verdict, now_ms: int, kind: Kind
@@ -367,6 +379,8 @@ class Batch:
                 charged = amount - granted if window[0] == 1440 else amount
                 part = granted if window[0] == 1440 else 0
                 account.used[window] = account.used.get(window, 0) + charged
+                if part:
+                    account.granted[window] = account.granted.get(window, 0) + part
                 self._add_counter((resource_id, *window, account.user_id), charged, part, 0, shadow)
             values = [1, amount - granted, granted, 0, shadow]
         else:
@@ -563,6 +577,8 @@ class Batch:
                 self._add_counter(key, -units, 0)
             if account is not None and (length_min, start) in account.used:
                 account.used[length_min, start] -= units
+                if length_min == 1440 and to_grants:
+                    account.granted[length_min, start] -= to_grants
         correction = Entry(
             self._new_entry_id(),
             now_ms,
@@ -698,7 +714,9 @@ class Batch:
     # ---- what is in the books and in this batch
 
     def _entry(self, entry_id: int) -> Entry:
-        entry = self._entries.get(entry_id) or self.book.entry(entry_id)
+        entry = None
+        if could_be_an_id(entry_id):
+            entry = self._entries.get(entry_id) or self.book.entry(entry_id)
         if entry is None:
             raise NotFound(f"no entry {entry_id}")
         return entry
@@ -712,7 +730,9 @@ class Batch:
         self.changes.keys.append((key, entry_id, now_ms))
 
     def _reservation(self, reservation_id: int) -> Reservation:
-        hold = self._reservations.get(reservation_id) or self.book.reservation(reservation_id)
+        hold = None
+        if could_be_an_id(reservation_id):
+            hold = self._reservations.get(reservation_id) or self.book.reservation(reservation_id)
         if hold is None:
             raise NotFound(f"no reservation {reservation_id}")
         return hold

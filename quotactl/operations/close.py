@@ -17,11 +17,10 @@ from typing import Any
 from quotactl.ledger.engine import Engine, Reading, Writing
 from quotactl.ledger.entries import Kind
 from quotactl.operations import audit
-from quotactl.operations.acts import Clock, system_actor
+from quotactl.operations.acts import Clock, actor_named
 from quotactl.operations.batch import Batch
-from quotactl.policy.notation import check_id
 from quotactl.policy.settings import duration_of
-from quotactl.policy.window import MINUTE_MS, MONTH, Window, to_ms
+from quotactl.policy.window import MINUTE_MS, MONTH, WEEK, Window, to_ms
 
 GRACE_MS = 10 * MINUTE_MS
 """How long after its end a day can be closed: clocks of gateways may run behind."""
@@ -92,7 +91,7 @@ class CloseStatus:
 
 def close_days(engine: Engine, clock: Clock, *, actor: str | None = None) -> Closing:
     """Close every day that is over for ten minutes, in order; then prune by retention."""
-    actor = check_id(actor or system_actor(), "actor")
+    actor = actor_named(actor)
     now_ms = to_ms(clock())
     freed = _free_timed_out(engine, now_ms)
     closed = []
@@ -219,7 +218,8 @@ def _prune(engine: Engine, now_ms: int) -> tuple[int, int]:
     with engine.writing() as book:
         checkpoint_id = _move_checkpoint(book, now_ms)
         checkpoint_ms = book.rows("ledger")[0]["checkpoint_at_ms"]
-        keep_days_ms = now_ms - duration_of(book.settings, "counter_retention")
+        # Not before the entries that they are sums of.
+        keep_days_ms = min(checkpoint_ms, now_ms - duration_of(book.settings, "counter_retention"))
     entries = _in_chunks(
         engine, lambda book, after: book.prune_entries(after, checkpoint_id, CHUNK), 0
     )
@@ -260,8 +260,8 @@ def _in_chunks(
 def _move_checkpoint(book: Writing, now_ms: int) -> int:
     """Choose up to which entry the book may go, and carry live balances over it.
 
-    Only entries whose windows (the month is the longest), holds and keys are all
-    over: those before the first that still matters.
+    Only entries whose windows, holds and keys are all over: those before the
+    first that still matters.
     """
     head = book.head
     calendar = book.policy.calendar
@@ -271,6 +271,8 @@ def _move_checkpoint(book: Writing, now_ms: int) -> int:
     cutoff_ms = min(
         calendar.day(now_ms - kept_ms).starts_at_ms,
         calendar.window(MONTH, now_ms).starts_at_ms,
+        # A week can have begun before the month did.
+        calendar.window(WEEK, now_ms).starts_at_ms,
         _next_day(book).starts_at_ms,
     )
     checkpoint_id = book.last_entry_before(cutoff_ms)

@@ -28,7 +28,7 @@ def migrate(db: str, now: datetime) -> Migration:
     Raises SchemaMismatch for a ledger of a newer version, Conflict if the backup's file
     exists already.
     """
-    engine = open_engine(db, any_schema=True)
+    engine = open_engine(db, older_too=True)
     try:
         before, after, backup = upgrade.bring_up_to_date(engine, stamp=f"{now:%Y%m%dT%H%M%SZ}")
         return Migration(before, after, None if backup is None else str(backup))

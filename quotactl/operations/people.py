@@ -16,6 +16,7 @@ from quotactl.policy.model import Resource
 from quotactl.policy.notation import (
     check_amount,
     check_id,
+    could_be_an_id,
     instant_text,
     parse_limit,
     parse_period,
@@ -138,10 +139,10 @@ class People(Acts):
             row, new = act.intern_user(user)
             scope = {"user_id": row["id"], "resource_id": None if what is None else what.id}
             present = _live(act, "block", scope)
-            end = instant_text(expires_at_ms, act.book.policy.calendar)
+            end = _end(act, expires_at_ms)
             if present is not None and present["expires_at_ms"] == expires_at_ms:
                 view = block_view(act.book, present, act.now_ms)
-                return Outcome(False, f"{user} is blocked already, until {end}", view.to_dict())
+                return Outcome(False, f"{user} is blocked already, {end}", view.to_dict())
             if present is not None:
                 act.book.update("block", {"id": present["id"]}, {"ended_at_ms": act.now_ms})
             expires = _moment(expires_at_ms)
@@ -163,7 +164,7 @@ class People(Acts):
             )
             made = act.book.rows("block", {"id": block_id})[0]
             where = resource or "every resource"
-            message = f"{user} is blocked from {where} until {end}{_new(new)}"
+            message = f"{user} is blocked from {where} {end}{_new(new)}"
             return Outcome(True, message, block_view(act.book, made, act.now_ms).to_dict())
 
     def unblock(
@@ -246,12 +247,12 @@ class People(Acts):
                         if _lives(old, act.now_ms):
                             before[_override_limit(old)] = _moment(old["expires_at_ms"])
                         _end_override(act, old)
-            end = instant_text(expires_at_ms, act.book.policy.calendar)
+            end = _end(act, expires_at_ms)
             if not made:
                 present = _live(act, "override", {**scope, "period": wanted[0][0]})
                 assert present is not None
                 view = override_view(act.book, present, act.now_ms)
-                message = f"{user} has {resource} {limit} already, until {end}"
+                message = f"{user} has {resource} {limit} already, {end}"
                 return Outcome(False, message, view.to_dict())
             audit_id = act.record(
                 "override.set",
@@ -273,7 +274,7 @@ class People(Acts):
                 )
             stored = act.book.rows("override", {"id": made[-1]["id"]})[0]
             was = f"; was {', '.join(before)}" if before else ""
-            message = f"{user} has {resource} {limit} until {end}{was}{_new(new)}"
+            message = f"{user} has {resource} {limit} {end}{was}{_new(new)}"
             return Outcome(True, message, override_view(act.book, stored, act.now_ms).to_dict())
 
     def clear_override(
@@ -356,11 +357,9 @@ class People(Acts):
             )
             _move(act, Kind.GRANT, row, what.id, grant_id, amount)
             made = act.book.rows("grant_pool", {"id": grant_id})[0]
-            end = instant_text(expires_at_ms, act.book.policy.calendar)
+            end = _end(act, expires_at_ms)
             unit = _units(what, amount)
-            message = (
-                f"grant {grant_id}: {user} may take {amount} {unit} more, until {end}{_new(new)}"
-            )
+            message = f"grant {grant_id}: {user} may take {amount} {unit} more, {end}{_new(new)}"
             return Outcome(True, message, grant_view(act.book, made, act.now_ms).to_dict())
 
     def revoke_grant(
@@ -368,7 +367,9 @@ class People(Acts):
     ) -> Outcome:
         """Take back what is left of a grant."""
         with self._act(reason=reason, ticket=ticket) as act:
-            rows = act.book.rows("grant_pool", {"id": grant_id})
+            rows = []
+            if could_be_an_id(grant_id):
+                rows = act.book.rows("grant_pool", {"id": grant_id})
             if not rows:
                 raise NotFound(f"no grant {grant_id}")
             grant = rows[0]
@@ -522,6 +523,13 @@ def _tier_name(book: Reading, row: Row) -> str | None:
 def _units(resource: Resource, amount: int) -> str:
     unit = resource.unit or "unit"
     return unit if amount == 1 else f"{unit}s"
+
+
+def _end(act: Act, expires_at_ms: int | None) -> str:
+    """When something ends, in a sentence."""
+    if expires_at_ms is None:
+        return "for good"
+    return f"until {instant_text(expires_at_ms, act.book.policy.calendar)}"
 
 
 def _moment(at_ms: int | None) -> str | None:

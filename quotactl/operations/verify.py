@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +67,7 @@ def verify(engine: Engine, now_ms: int) -> Verification:
             for what, where, expected, found in book.findings(_days(book, now_ms))
         ]
         differences += [Difference("audit", text, None, None) for text in audit.broken_links(book)]
+        differences += _closed_days(book)
         counts = book.table_counts()
         last = book.last_audit()
         return Verification(
@@ -90,6 +93,27 @@ def _days(book: Reading, now_ms: int) -> list[tuple[int, int]]:
     return days
 
 
+def _closed_days(book: Reading) -> list[Difference]:
+    """Closed days against the audit rows of their closes, which say the same."""
+    recorded = {}
+    for row in book.audit_rows(where={"action = ?": "day.close"}):
+        with suppress(ValueError, TypeError):  # edited: the chain tells
+            recorded[row["subject"]] = json.loads(row["after"])
+    differences = []
+    for row in book.rows("closed_day", order="starts_at_ms"):
+        expected = recorded.pop(row["day"], None)
+        if expected is None:
+            differences.append(Difference("closed_day", row["day"], "an audit row", None))
+            continue
+        differences += [
+            Difference(f"closed_day.{field}", row["day"], value, row.get(field))
+            for field, value in expected.items()
+            if row.get(field) != value
+        ]
+    differences += [Difference("closed_day", day, "a closed day", None) for day in recorded]
+    return differences
+
+
 def _where(book: Reading, where: Mapping[str, Any]) -> str:
     """A place in words: `ada image day 2025-03-27T00:00:00Z`."""
     words: list[str] = []
@@ -103,5 +127,5 @@ def _where(book: Reading, where: Mapping[str, Any]) -> str:
         elif key == "starts_at_ms":
             words.append(rfc3339(from_ms(value)) or "")
         else:
-            words.append(f"{key.removesuffix('_id')} {value}")
+            words.append(f"{key.removesuffix('_id')} {value}".strip())
     return " ".join(words)

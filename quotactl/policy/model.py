@@ -180,8 +180,8 @@ class Account:
     """One user's standing for one resource.
 
     `used` maps (period length in minutes, window start) to units; it holds day
-    windows and shorter ones, and what it lacks is 0. `balances` maps a grant's
-    id to the units left in it.
+    windows and shorter ones, and what it lacks is 0; `granted` likewise the units
+    that grants paid in a day. `balances` maps a grant's id to the units left in it.
     """
 
     user: str
@@ -195,3 +195,4 @@ class Account:
     grants: tuple[Grant, ...] = ()
     balances: dict[int, int] = field(default_factory=dict)
     used: dict[tuple[int, int], int] = field(default_factory=dict)
+    granted: dict[tuple[int, int], int] = field(default_factory=dict)

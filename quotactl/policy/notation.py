@@ -71,6 +71,11 @@ def check_id(text: object, what: str) -> str:
     return text
 
 
+def could_be_an_id(number: object) -> bool:
+    """Whether something can be the id of an entry, grant or switch: 1 to 2^63 - 1."""
+    return isinstance(number, int) and not isinstance(number, bool) and 0 < number < 2**63
+
+
 def check_name(text: object, what: str) -> str:
     """The name of a tier, resource or switch: what fits into `image=3/day` and a file's key."""
     if not isinstance(text, str) or not _NAME.match(text):

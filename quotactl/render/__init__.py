@@ -13,7 +13,8 @@ It is needed for the header of a list that may be empty.
 | table | a line per field, name first | columns, or blocks if they don't fit  |
 
 Cells: None is empty (`-` in a table); true and false (yes and no in a table); times are
-RFC 3339 in UTC with `Z` everywhere; what is nested is compact JSON (`a=1 b=2` in a table).
+RFC 3339 in UTC with `Z` everywhere, to the second in a table; what is nested is compact
+JSON (`a=1 b=2` in a table).
 
 Names come from outside. JSON is exact and pure ASCII; in the other formats what could
 move a cursor, turn the reading direction or break a line shows as a visible escape such

@@ -7,6 +7,7 @@ squeezed, each row becomes a block of its own, a line per field.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _FOLD_AT = 20  # the least width of a column to which a longer cell is folded: a time fits
 _GAP = 2
+_MOMENT = re.compile(r"\A(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d+Z\Z")
 
 
 def table(
@@ -115,7 +117,8 @@ def _cell(value: object) -> str:
     if not isinstance(value, str | Mapping | list | tuple):
         value = scalar(value)
     if isinstance(value, str):
-        return neutralise(value)
+        # A person reads seconds; JSON and tsv have the whole moment.
+        return neutralise(_MOMENT.sub(r"\1Z", value))
     if isinstance(value, Mapping) and not any(map(_is_nested, value.values())):
         return " ".join(f"{neutralise(str(k))}={_cell(v)}" for k, v in value.items())
     if isinstance(value, list | tuple) and not any(map(_is_nested, value)):

@@ -33,7 +33,7 @@ def test_the_demo_says_where_its_ledger_is_and_it_verifies(shown: tuple[Path, st
 def test_every_command_that_the_demo_names_works(
     shown: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    commands = re.findall(r"^  quotactl (.*)$", shown[1], flags=re.M)
+    commands = re.findall(r"^  quotactl (.*)$", shown[1], flags=re.MULTILINE)
     assert len(commands) >= 7
     for command in commands:
         assert main(shlex.split(command)) in {0, 3}, command

@@ -92,13 +92,13 @@ def test_usage_is_after_refunds(ledger: Ledger) -> None:
     assert [(row.key, row.used, row.denied) for row in rows] == [("cy", 2, 0)]
 
 
-def test_top_is_ordered_and_leaves_out_those_with_none(ledger: Ledger) -> None:
+def test_top_is_ordered_by_units_then_by_age_and_leaves_out_those_with_none(ledger: Ledger) -> None:
     _, rows = top(ledger.engine, now(ledger), by="denied", days=2)
     assert [(row.key, row.resource, row.denied) for row in rows] == [
         ("ada", "image", 8),
-        ("ada", "video", 2),
         ("bob", "image", 2),
         ("bob", "video", 2),
+        ("ada", "video", 2),
     ]
     _, rows = top(ledger.engine, now(ledger), by="granted", days=2, limit=1)
     assert [(row.key, row.granted) for row in rows] == [("ada", 2)]

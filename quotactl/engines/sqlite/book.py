@@ -149,19 +149,19 @@ class Book(Queries):
         )
         return StoredAccount(account, holds)
 
-    def load_used(
+    def load_counts(
         self, user_id: int, resource_id: int, windows: Iterable[tuple[int, int]]
-    ) -> dict[tuple[int, int], int]:
-        used = {}
+    ) -> dict[tuple[int, int], tuple[int, int]]:
+        counts = {}
         for window in windows:
             row = self._connection.execute(
-                "SELECT used FROM counter WHERE resource_id = ? AND period = ? "
+                "SELECT used, granted FROM counter WHERE resource_id = ? AND period = ? "
                 "AND starts_at_ms = ? AND user_id = ?",
                 (resource_id, *window, user_id),
             ).fetchone()
             if row is not None:
-                used[window] = row[0]
-        return used
+                counts[window] = row
+        return counts
 
     def counter(
         self, user_id: int, resource_id: int, length_min: int, starts_at_ms: int

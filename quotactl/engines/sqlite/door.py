@@ -42,7 +42,7 @@ class SqliteEngine:
     """
 
     def __init__(
-        self, path: Path, *, timeout_s: float = TIMEOUT_S, any_schema: bool = False
+        self, path: Path, *, timeout_s: float = TIMEOUT_S, older_too: bool = False
     ) -> None:
         self.path = path
         self._timeout_s = timeout_s
@@ -53,8 +53,7 @@ class SqliteEngine:
         self._synced_full = True
         self._connection = _connect(path, timeout_s)
         try:
-            if not any_schema:
-                check_schema(self._connection, path)
+            check_schema(self._connection, path, older_too=older_too)
         except BaseException:
             self._connection.close()
             raise
@@ -84,9 +83,7 @@ class SqliteEngine:
                 self._queue = Turnstile(self.path)
             self._queue.enter(time.monotonic() + self._timeout_s)
             try:
-                self._set_durability()
-                connection.execute("BEGIN IMMEDIATE")
-                book = Book(connection, self._cache)
+                book = self._begin()
                 try:
                     yield book
                     self._end(book)
@@ -139,15 +136,27 @@ class SqliteEngine:
             # yet, and additions commute, so they can go into a transaction of
             # their own that commits without fsync.
             connection.execute("ROLLBACK")
-            if self._synced_full:
-                connection.execute("PRAGMA synchronous = NORMAL")
-                self._synced_full = False
+            self._sync(full=False)
             connection.execute("BEGIN IMMEDIATE")
             book.store_relaxed()
         connection.execute("COMMIT")
 
-    def _set_durability(self) -> None:
-        full = value_of(self._cache.settings, "durability") == "full"
+    def _begin(self) -> Book:
+        """Begin a transaction that will be as durable as the ledger's setting says."""
+        connection = self._connection
+        while True:
+            self._sync(full=self._wants_full())
+            connection.execute("BEGIN IMMEDIATE")
+            book = Book(connection, self._cache)
+            if self._synced_full == self._wants_full():
+                return book
+            # The setting was changed since this process last looked.
+            connection.execute("ROLLBACK")
+
+    def _wants_full(self) -> bool:
+        return value_of(self._cache.settings, "durability") == "full"
+
+    def _sync(self, *, full: bool) -> None:
         if full != self._synced_full:
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
             self._synced_full = full
@@ -211,15 +220,15 @@ def schema_version(connection: sqlite3.Connection, path: Path) -> int:
     return int(version)
 
 
-def check_schema(connection: sqlite3.Connection, path: Path) -> None:
-    """Raises SchemaMismatch unless the ledger is of this version."""
+def check_schema(connection: sqlite3.Connection, path: Path, *, older_too: bool = False) -> None:
+    """Raises SchemaMismatch unless the ledger is of this version, or may be older."""
     version = schema_version(connection, path)
     if version > SCHEMA_VERSION:
         raise SchemaMismatch(
             f"{path} has schema {version}, this quotactl knows {SCHEMA_VERSION}",
             hint="use the newer quotactl that made it",
         )
-    if version < SCHEMA_VERSION:
+    if version < SCHEMA_VERSION and not older_too:
         raise SchemaMismatch(
             f"{path} has schema {version}, this quotactl needs {SCHEMA_VERSION}",
             hint="bring it up to date: quotactl db migrate",

@@ -10,6 +10,14 @@ from quotactl.engines.sqlite.checks import Finding, findings
 from quotactl.ledger.engine import Row
 
 
+# Anybody may ask for 2^53 units a thousand times and be denied, which must not
+# make sum() fail: total() adds as REAL, exact up to 2^53.
+_DENIED = (
+    "CAST(total(denied) AS INTEGER) AS denied, "
+    "CAST(total(shadow_denied) AS INTEGER) AS shadow_denied"
+)
+
+
 def _marks(values: Sequence[Any]) -> str:
     return ", ".join("?" * len(values)) or "NULL"
 
@@ -106,6 +114,14 @@ class Queries:
         sql = "SELECT name FROM tier WHERE id = ?"
         return str(self._connection.execute(sql, (tier_id,)).fetchone()[0])
 
+    def has_history(self) -> bool:
+        """Whether anything was ever counted or closed."""
+        (found,) = self._connection.execute(
+            "SELECT closed_until_ms IS NOT NULL OR checkpoint_entry_id > 0 "
+            "OR EXISTS (SELECT 1 FROM entry) OR EXISTS (SELECT 1 FROM counter) FROM ledger"
+        ).fetchone()
+        return bool(found)
+
     # ---- closing and pruning
 
     def day_totals(self, starts_at_ms: int, reset_at_ms: int) -> dict[str, int]:
@@ -117,8 +133,7 @@ class Queries:
         ).fetchone()
         sums = self._dicts(
             "SELECT ifnull(sum(requests), 0) AS requests, ifnull(sum(used), 0) AS used, "
-            "ifnull(sum(granted), 0) AS granted, ifnull(sum(denied), 0) AS denied, "
-            "ifnull(sum(shadow_denied), 0) AS shadow_denied "
+            f"ifnull(sum(granted), 0) AS granted, {_DENIED} "
             "FROM demand WHERE hour_ms >= ? AND hour_ms < ?",
             (starts_at_ms, reset_at_ms),
         )[0]
@@ -285,11 +300,11 @@ class Queries:
         parameters = [*resource_ids, *starts, *([] if user_id is None else [user_id])]
         sums = self._dicts(
             f"SELECT resource_id, user_id, starts_at_ms, sum(used) AS used, "
-            f"sum(granted) AS granted, sum(denied) AS denied, sum(shadow_denied) AS shadow_denied "
+            f"sum(granted) AS granted, {_DENIED} "
             f"FROM counter WHERE resource_id IN ({resources}) AND period = 1440 "
             f"AND starts_at_ms IN ({days}) {one_user} "
             f"GROUP BY {group}, resource_id "
-            f"ORDER BY {'starts_at_ms' if by_day else f'sum({order}) DESC, user_id'}, resource_id "
+            f"ORDER BY {'starts_at_ms' if by_day else f'total({order}) DESC, user_id'}, resource_id "
             f"LIMIT ?",
             [*parameters, -1 if limit is None else limit],
         )
@@ -311,7 +326,7 @@ class Queries:
         one_tier = "" if tier_id is None else "AND tier_id = ?"
         return self._dicts(
             f"SELECT {group} AS key, resource_id, sum(requests) AS requests, sum(used) AS used, "
-            f"sum(granted) AS granted, sum(denied) AS denied, sum(shadow_denied) AS shadow_denied "
+            f"sum(granted) AS granted, {_DENIED} "
             f"FROM demand WHERE hour_ms >= ? AND hour_ms < ? "
             f"AND resource_id IN ({_marks(resource_ids)}) {one_tier} "
             f"GROUP BY {group}, resource_id ORDER BY {group}, resource_id",

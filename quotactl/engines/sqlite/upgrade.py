@@ -13,16 +13,11 @@ from quotactl.errors import Conflict, QuotaError, SchemaMismatch
 
 def bring_up_to_date(engine: SqliteEngine, *, stamp: str) -> tuple[int, int, Path | None]:
     """Apply the missing steps; returns the schema before and after, and the backup's path."""
-    path = engine.path
+    path, wanted = engine.path, schema.SCHEMA_VERSION
     with engine.migrating() as connection:
-        before, wanted = schema_version(connection, path), schema.SCHEMA_VERSION
-        if before > wanted:
-            raise SchemaMismatch(
-                f"{path} has schema {before}, this quotactl knows {wanted}",
-                hint="use the newer quotactl that made it",
-            )
+        before = schema_version(connection, path)
         if before == wanted:
-            return before, wanted, None
+            return before, before, None
         # Within the turn, so that nothing is committed between the backup and the steps.
         backup = path.with_name(f"{path.name}.backup-schema{before}-{stamp}")
         back_up(path, backup)

@@ -1,0 +1,692 @@
+"""The ledger against a naive model: whatever is done to both, both must answer alike.
+
+A short pass runs with the suite, the same examples every time. The long run draws
+new ones and takes minutes; it prints how many steps it took:
+
+    QUOTACTL_LONG=1 pytest -s tests/ledger/test_model_machine.py
+
+`QUOTACTL_LONG=5` takes five times as many examples.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from hypothesis import HealthCheck, Phase, event, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import quotactl
+from quotactl.ledger.values import Decision
+
+sys.path.insert(0, str(Path(__file__).parent))
+from model import Answer, Model, Period, Refused, Switch, Taking, Tier  # noqa: E402
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+NAMES: dict[Period, str] = {
+    1: "minute", 5: "5m", 60: "hour", 180: "3h", "day": "day", "week": "week", "month": "month",
+}  # fmt: skip
+PERIODS = {name: period for period, name in NAMES.items()}
+USERS = ("ada", "bob", "eve")
+RESOURCES = ("image", "video")
+TIERS = ("free", "plus", "pro")
+# Each just before something odd: an hour that is missing, that comes twice, a new year.
+STARTS = {
+    "Europe/Rome": (
+        datetime(2025, 3, 29, 20, tzinfo=UTC),
+        datetime(2025, 10, 25, 18, tzinfo=UTC),
+        datetime(2025, 12, 31, 21, tzinfo=UTC),
+    ),
+    "America/Havana": (
+        datetime(2025, 3, 9, 3, tzinfo=UTC),
+        datetime(2025, 11, 2, 2, tzinfo=UTC),
+        datetime(2025, 11, 30, 23, tzinfo=UTC),
+    ),
+    "Asia/Kolkata": (
+        datetime(2024, 2, 28, 17, tzinfo=UTC),
+        datetime(2025, 12, 28, 16, tzinfo=UTC),
+    ),
+}
+
+# Most of what happens happens to one account, so that much meets there.
+users = st.sampled_from(("ada", "ada", "ada", *USERS))
+resources = st.sampled_from(("image", "image", *RESOURCES))
+tiers = st.sampled_from(TIERS)
+amounts = st.integers(1, 5)
+ceilings = st.one_of(st.integers(0, 8), st.integers(2, 8), st.none())
+limits = st.one_of(
+    st.dictionaries(
+        st.sampled_from(("day", "day", 1, "week", "month", 60, 5, 180)),
+        ceilings,
+        min_size=1,
+        max_size=3,
+    ),
+    st.fixed_dictionaries({"day": st.integers(1, 5), 1: st.integers(2, 5)}),
+    st.fixed_dictionaries({"week": st.integers(2, 6), "month": st.integers(4, 9)}),
+)
+lengths = st.sampled_from(("45s", "3m", "40m", "2h", "1h30m", "26h", "3d"))
+ends = st.one_of(st.none(), lengths)
+# Blocks and enforcement hide everything else, so they mostly pass soon.
+soon = st.sampled_from((*("45s", "3m", "40m") * 4, "2h", "26h", "3d", None))
+keys = st.one_of(st.none(), st.sampled_from(("k1", "k2", "r1")))
+scopes_r = st.sampled_from(((), (), ("image",), ("video",), ("image", "video")))
+scopes_t = st.sampled_from(((), (), ("free",), ("plus",), ("free", "pro")))
+which = st.integers(0, 10**6)
+
+LENGTHS = {"45s": 45, "3m": 180, "40m": 2400, "2h": 7200, "1h30m": 5400, "26h": 93600, "3d": 259200}
+
+
+class Machine(RuleBasedStateMachine):
+    """Drives a ledger, through two connections in turn, and the model."""
+
+    steps: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.connections: list[quotactl.Ledger] = []
+        self.turn = 0
+        self.now = 0
+        self.last = ("ada", "image")
+        self.last_denied: tuple[str, str, int, int] | None = None
+
+    @initialize(
+        zone=st.sampled_from(sorted(STARTS)),
+        which=which,
+        later_s=st.integers(0, 8 * 3600),
+        ms=st.sampled_from((0, 0, 1, 999)),
+        plus=limits,
+        unlisted=st.booleans(),
+    )
+    def found(
+        self,
+        zone: str,
+        which: int,
+        later_s: int,
+        ms: int,
+        plus: dict[Period, int | None],
+        unlisted: bool,
+    ) -> None:
+        start = STARTS[zone][which % len(STARTS[zone])]
+        self.now = int(start.timestamp()) * 1000 + later_s * 1000 + ms
+        path = Path(self.folder.name) / "ledger.db"
+        ledger = quotactl.create(path, name="model", zone=zone, clock=self.clock)
+        ledger.admin.set_setting("durability", "relaxed")
+        self.connections = [ledger, quotactl.connect(path, clock=self.clock)]
+        self.model = Model(zone)
+        for resource in RESOURCES:
+            ledger.admin.create_resource(resource)
+            self.model.resources.append(resource)
+        for number, tier in enumerate(TIERS, start=1):
+            ledger.admin.create_tier(tier, protected=tier == "pro")
+            self.model.tiers[tier] = Tier(number, tier == "pro")
+        self.model.default = "free"
+        self.put_limits("free", "image", {"day": 3})
+        self.put_limits("plus", "image", plus)
+        self.put_limits("pro", "image", {"day": None})
+        if not unlisted:
+            self.put_limits("free", "video", {1: 2, "week": 8})
+
+    # ---- the two sides
+
+    def clock(self) -> datetime:
+        return datetime.fromtimestamp(self.now // 1000, UTC) + timedelta(
+            milliseconds=self.now % 1000
+        )
+
+    @property
+    def ledger(self) -> quotactl.Ledger:
+        self.turn += 1
+        return self.connections[self.turn % 2]
+
+    def both(self, real: Callable[[], T], modelled: Callable[[], U]) -> tuple[T, U] | None:
+        """Both results, or None after the same error on both sides."""
+        expected: U | str
+        try:
+            expected = modelled()
+        except Refused as refused:
+            expected_code: str | None = refused.code
+        else:
+            expected_code = None
+        try:
+            found = real()
+        except quotactl.QuotaError as error:
+            assert error.code == expected_code, f"ledger: {error!r}, model: {expected_code}"
+            return None
+        assert expected_code is None, f"ledger: {found!r}, model: {expected_code}"
+        return found, expected
+
+    def same(self, found: Decision, expected: Answer) -> None:
+        figures = answer_of(found)
+        if not found.replayed:
+            figures = Answer(**{**vars(figures), "entry_id": None, "reservation_id": None})
+        wrong = {
+            name: (value, getattr(expected, name))
+            for name, value in vars(figures).items()
+            if value != getattr(expected, name)
+        }
+        note(f"{self.clock().isoformat()} {found}")
+        assert not wrong, f"(ledger, model): {wrong}\nledger: {found}\nmodel: {expected}"
+        event(f"reason {found.reason} {'would_be' if found.would_be else ''}")
+        self.steps[found.reason] += 1
+        if not found.allowed:
+            request = (found.user, found.resource, found.amount)
+            if found.retry_after_s is not None:
+                self.last_denied = (*request, self.now + found.retry_after_s * 1000)
+
+    def taken(self, found: Decision, taking: Taking | None) -> None:
+        assert found.allowed == (taking is not None) == (found.entry_id is not None)
+        if taking is not None and not found.replayed:
+            assert found.entry_id is not None
+            assert all(found.entry_id > other.id for other in self.model.takings)
+            taking.id = found.entry_id
+
+    def look(self, user: str, resource: str, amount: int) -> Decision | None:
+        self.last = (user, resource)
+        pair = self.both(
+            lambda: self.ledger.check(user=user, resource=resource, amount=amount),
+            lambda: self.model.check(user, resource, amount, self.now),
+        )
+        if pair is None:
+            return None
+        self.same(*pair)
+        return pair[0]
+
+    # ---- asking and taking
+
+    @rule(user=users, resource=resources, amount=amounts, key=keys)
+    def consume(self, user: str, resource: str, amount: int, key: str | None) -> None:
+        checked = self.look(user, resource, amount)
+        pair = self.both(
+            lambda: self.ledger.consume(
+                user=user, resource=resource, amount=amount, idempotency_key=key
+            ),
+            lambda: self.model.take(user, resource, amount, self.now, key),
+        )
+        if pair is None:
+            return
+        found, (expected, taking) = pair
+        self.same(found, expected)
+        self.taken(found, taking)
+        if not found.replayed and checked is not None:
+            agreed = ("allowed", "reason", "granted", "tier", "retry_after_s", "would_be")
+            assert all(getattr(found, name) == getattr(checked, name) for name in agreed)
+
+    @rule(user=users, amount=amounts)
+    def consume_image(self, user: str, amount: int) -> None:
+        self.consume(user, "image", amount, None)
+
+    @rule(amount=amounts, times=st.integers(1, 3))
+    def consume_on(self, amount: int, times: int) -> None:
+        for _ in range(times):
+            self.consume(*self.last, amount, None)
+
+    @rule(
+        batch=st.lists(
+            st.tuples(users, st.sampled_from((*RESOURCES, "image", "nothing")), amounts, keys),
+            min_size=1,
+            max_size=6,
+        )
+    )
+    def consume_many(self, batch: list[tuple[str, str, int, str | None]]) -> None:
+        answers = self.ledger.consume_many([quotactl.Request(*request) for request in batch])
+        for (user, resource, amount, key), found in zip(batch, answers, strict=True):
+            try:
+                expected, taking = self.model.take(user, resource, amount, self.now, key)
+            except Refused as refused:
+                assert isinstance(found, quotactl.QuotaError), f"ledger: {found!r}"
+                assert found.code == refused.code
+                continue
+            assert not isinstance(found, quotactl.QuotaError), f"ledger: {found!r}"
+            # Of a batch the figures are those after each item, as if it had come alone.
+            self.same(found, expected)
+            self.taken(found, taking)
+
+    @rule(user=users, resource=resources, amount=st.integers(1, 20))
+    def check(self, user: str, resource: str, amount: int) -> None:
+        self.look(user, resource, amount)
+
+    @rule(
+        user=users,
+        resource=resources,
+        amount=amounts,
+        ttl_s=st.sampled_from((0.5, 20, 120, 3600, 100_000)),
+        key=keys,
+    )
+    def reserve(
+        self, user: str, resource: str, amount: int, ttl_s: float, key: str | None
+    ) -> None:
+        self.look(user, resource, amount)
+        pair = self.both(
+            lambda: self.ledger.reserve(
+                user=user, resource=resource, amount=amount, ttl_s=ttl_s, idempotency_key=key
+            ),
+            lambda: self.model.take(
+                user, resource, amount, self.now, key, ttl_ms=int(ttl_s * 1000)
+            ),
+        )
+        if pair is None:
+            return
+        found, (expected, taking) = pair
+        self.same(found, expected)
+        self.taken(found, taking)
+        assert found.reservation_id == found.entry_id
+
+    @precondition(lambda self: any(t.held_until is not None for t in self.model.takings))
+    @rule(which=which, keep=st.one_of(st.none(), amounts), post=st.booleans())
+    def settle(self, which: int, keep: int | None, post: bool) -> None:
+        holds = [t for t in self.model.takings if t.held_until is not None]
+        hold = holds[-1 - which % len(holds)]
+        self.last = (hold.user, hold.resource)
+        pair = self.both(
+            lambda: (
+                self.ledger.post(hold.id, keep) if post else self.ledger.void(hold.id)
+            ),
+            lambda: self.model.settle(
+                hold, self.now, keep if post else None, "posted" if post else "voided"
+            ),
+        )
+        if pair is not None:
+            found, (state, posted, freed, already) = pair
+            assert (found.posted, found.freed) == (posted, freed)
+            if state != "expired":
+                # Not agreed yet: whether a timed-out hold was voided or had expired
+                # hangs on whether anything has looked at the user since.
+                assert (found.state, found.already) == (state, already)
+
+    @precondition(lambda self: self.model.takings)
+    @rule(
+        which=which,
+        amount=st.one_of(st.none(), amounts),
+        by_key=st.booleans(),
+        refund_key=st.one_of(st.none(), st.none(), st.sampled_from(("r1", "r2", "k1"))),
+    )
+    def refund(self, which: int, amount: int | None, by_key: bool, refund_key: str | None) -> None:
+        taking = self.model.takings[-1 - which % len(self.model.takings)]
+        self.last = (taking.user, taking.resource)
+        if taking.state == "held":
+            # Not agreed yet: a timed-out hold is "still pending" here until something
+            # has freed it, and nothing is left of it afterwards.
+            amount = amount or 1
+        named = {"idempotency_key": taking.key} if by_key and taking.key else {"entry_id": taking.id}
+        pair = self.both(
+            lambda: self.ledger.refund(**named, amount=amount, refund_key=refund_key),  # type: ignore[arg-type]
+            lambda: self.model.refund(taking, amount, self.now, refund_key),
+        )
+        if pair is not None:
+            found = pair[0]
+            assert (found.amount, found.granted, found.replayed) == pair[1]
+
+    # ---- time
+
+    @rule(
+        seconds=st.one_of(
+            st.integers(1, 90),
+            st.integers(60, 4000),
+            st.integers(3000, 30_000),
+            st.integers(30_000, 300_000),
+        )
+    )
+    def wait(self, seconds: int) -> None:
+        self.now += seconds * 1000
+
+    @rule(ms=st.integers(1, 2000))
+    def wait_a_little(self, ms: int) -> None:
+        self.now += ms
+
+    @precondition(lambda self: self.last_denied is not None)
+    @rule(early=st.booleans())
+    def wait_as_told(self, early: bool) -> None:
+        """To the moment at which a denied request should pass, or just before it."""
+        assert self.last_denied is not None
+        user, resource, amount, at = self.last_denied
+        self.last_denied = None
+        if early:
+            at -= 1001
+        if at > self.now:
+            self.now = at
+        self.look(user, resource, amount)
+
+    @rule()
+    def close_days(self) -> None:
+        self.ledger.close_days()
+
+    # ---- administering
+
+    def until(self, duration: str | None) -> int | None:
+        return None if duration is None else self.now + LENGTHS[duration] * 1000
+
+    def put_limits(self, tier: str, resource: str, wanted: dict[Period, int | None]) -> None:
+        self.ledger.admin.set_limit(tier=tier, resource=resource, limit=limit_text(wanted))
+        self.model.tiers[tier].limits[resource] = dict(wanted)
+
+    @rule(tier=tiers, resource=resources, wanted=limits)
+    def set_limit(self, tier: str, resource: str, wanted: dict[Period, int | None]) -> None:
+        self.put_limits(tier, resource, wanted)
+
+    @rule(tier=tiers, resource=st.sampled_from(("video", "video", "image")))
+    def unset_limit(self, tier: str, resource: str) -> None:
+        self.ledger.admin.unset_limit(tier=tier, resource=resource)
+        self.model.tiers[tier].limits.pop(resource, None)
+
+    @rule(user=users, tier=st.one_of(st.none(), tiers, tiers))
+    def set_tier(self, user: str, tier: str | None) -> None:
+        self.ledger.admin.set_tier(user, tier)
+        self.model.know(user).tier = tier
+
+    @rule(tier=tiers)
+    def set_default_tier(self, tier: str) -> None:
+        self.ledger.admin.set_default_tier(tier)
+        self.model.default = tier
+
+    @rule(tier=tiers, protected=st.booleans())
+    def protect_tier(self, tier: str, protected: bool) -> None:
+        admin = self.ledger.admin
+        (admin.protect_tier if protected else admin.unprotect_tier)(tier)
+        self.model.tiers[tier].protected = protected
+
+    @rule(user=users, protected=st.booleans())
+    def protect(self, user: str, protected: bool) -> None:
+        admin = self.ledger.admin
+        found = self.model.know if protected else self.model.known
+        pair = self.both(
+            lambda: (admin.protect if protected else admin.unprotect)(user),
+            lambda: found(user),
+        )
+        if pair is not None:
+            pair[1].protected = protected
+
+    @rule(user=users, resource=resources, wanted=limits, bare=st.booleans(), duration=ends)
+    def set_override(
+        self,
+        user: str,
+        resource: str,
+        wanted: dict[Period, int | None],
+        bare: bool,
+        duration: str | None,
+    ) -> None:
+        self.last = (user, resource)
+        plain: dict[Period | None, int | None] = {None: None} if bare else dict(wanted.items())
+        self.ledger.admin.set_override(
+            user=user,
+            resource=resource,
+            limit="unlimited" if bare else limit_text(wanted),
+            duration=duration,
+            reason="test",
+        )
+        # Ids follow the periods' lengths.
+        ordered = sorted(plain.items(), key=lambda pair: list(NAMES).index(pair[0] or "day"))
+        self.model.set_override(user, resource, dict(ordered), self.until(duration), self.now)
+
+    @rule(user=users, resource=st.one_of(st.none(), resources))
+    def clear_override(self, user: str, resource: str | None) -> None:
+        self.both(
+            lambda: self.ledger.admin.clear_override(user=user, resource=resource),
+            lambda: self.model.clear_override(user, resource),
+        )
+
+    @rule(user=users, resource=st.one_of(st.none(), resources), duration=soon)
+    def block(self, user: str, resource: str | None, duration: str | None) -> None:
+        self.last = (user, resource or "image")
+        self.ledger.admin.block(user, resource=resource, duration=duration, reason="test")
+        self.model.block(user, resource, self.until(duration), self.now)
+
+    @rule(user=users, resource=st.one_of(st.none(), resources))
+    def unblock(self, user: str, resource: str | None) -> None:
+        self.both(
+            lambda: self.ledger.admin.unblock(user, resource=resource),
+            lambda: self.model.unblock(user, resource, self.now),
+        )
+
+    @rule(
+        user=users,
+        resource=resources,
+        amount=st.integers(1, 9),
+        priority=st.integers(-1, 1),
+        duration=ends,
+    )
+    def add_grant(
+        self, user: str, resource: str, amount: int, priority: int, duration: str | None
+    ) -> None:
+        self.last = (user, resource)
+        made = self.ledger.admin.add_grant(
+            user=user,
+            resource=resource,
+            amount=amount,
+            priority=priority,
+            duration=duration,
+            reason="test",
+        )
+        grant = self.model.grant(user, resource, amount, priority, self.until(duration))
+        assert made.item["id"] == grant.id
+
+    @precondition(lambda self: self.model.grants)
+    @rule(which=which)
+    def revoke_grant(self, which: int) -> None:
+        grant = self.model.grants[which % len(self.model.grants)]
+        self.ledger.admin.revoke_grant(grant.id)
+        grant.gone = True
+
+    @rule(user=users, resource=st.one_of(st.none(), resources))
+    def reset_user(self, user: str, resource: str | None) -> None:
+        named = RESOURCES if resource is None else (resource,)
+        self.both(
+            lambda: self.ledger.admin.reset_user(user, resource=resource, reason="test"),
+            lambda: self.model.reset_user(user, named, self.now),
+        )
+
+    # ---- emergencies
+
+    @rule(
+        kind=st.one_of(
+            st.just(("deny", None, None)),
+            st.tuples(st.just("cap"), st.integers(0, 5), st.sampled_from((*NAMES, "day", "day"))),
+            st.tuples(
+                st.just("scale"),
+                st.sampled_from((0, 10, 25, 50, 70, 100)),
+                st.one_of(st.none(), st.integers(0, 4)),
+            ),
+        ),
+        resources=scopes_r,
+        tiers=scopes_t,
+        duration=ends,
+        freezes=st.sampled_from((False, False, True)),
+        reaches_protected=st.sampled_from((False, False, True)),
+        replace=st.sampled_from((True, True, False)),
+        name=st.sampled_from((None, None, None, "melt")),
+    )
+    def throttle_on(
+        self,
+        kind: tuple[str, Any, Any],
+        resources: tuple[str, ...],
+        tiers: tuple[str, ...],
+        duration: str | None,
+        freezes: bool,
+        reaches_protected: bool,
+        replace: bool,
+        name: str | None,
+    ) -> None:
+        verb, value, extra = kind
+        wanted = Switch(
+            id=0,
+            kind=verb,
+            resources=frozenset(resources) or None,
+            tiers=frozenset(tiers) or None,
+            starts=self.now,
+            ends=self.until(duration),
+            freezes=freezes or verb == "deny",
+            reaches_protected=reaches_protected,
+            name=name,
+        )
+        how: dict[str, Any] = {"deny": True}
+        if verb == "cap":
+            how = {"cap": f"{value}/{NAMES[extra]}"}
+            wanted.most, wanted.period = value, extra
+        elif verb == "scale":
+            how = {"scale": value, "floor": extra}
+            wanted.percent, wanted.floor = value, extra
+        pair = self.both(
+            lambda: self.ledger.admin.throttle_on(
+                **how,
+                resources=resources,
+                tiers=tiers,
+                name=name,
+                duration=duration,
+                no_expiry=duration is None,
+                freeze_grants=freezes,
+                include_protected=reaches_protected,
+                replace=replace,
+                reason="test",
+            ),
+            lambda: self.model.throttle_on(wanted, self.now, replace=replace),
+        )
+        if pair is not None:
+            found, made = pair
+            assert found.changed == (made is not None)
+            assert made is None or found.item["id"] == made.id
+
+    @precondition(lambda self: self.throttles())
+    @rule(which=which)
+    def throttle_off(self, which: int) -> None:
+        found = self.throttles()
+        throttle = found[-1 - which % len(found)]
+        self.ledger.admin.throttle_off(throttle.id, reason="test")
+        throttle.gone = True
+
+    @precondition(lambda self: self.throttles())
+    @rule(which=which, duration=ends)
+    def throttle_extend(self, which: int, duration: str | None) -> None:
+        throttle = self.throttles()[-1 - which % len(self.throttles())]
+        if throttle.gone or (throttle.ends is not None and self.now >= throttle.ends):
+            return
+        self.ledger.admin.throttle_extend(
+            throttle.id, duration=duration, no_expiry=duration is None, reason="test"
+        )
+        throttle.ends = self.until(duration)
+
+    def throttles(self) -> list[Switch]:
+        return [s for s in self.model.switches if s.kind in ("deny", "cap", "scale")]
+
+    @rule(
+        mode=st.sampled_from(("shadow", "shadow", "off")),
+        resources=scopes_r,
+        tiers=scopes_t,
+        duration=soon,
+    )
+    def enforcement_set(
+        self, mode: str, resources: tuple[str, ...], tiers: tuple[str, ...], duration: str | None
+    ) -> None:
+        made = self.ledger.admin.enforcement_set(
+            mode,
+            resources=resources,
+            tiers=tiers,
+            duration=duration,
+            no_expiry=duration is None,
+            reason="test",
+        )
+        wanted = Switch(
+            id=0,
+            kind=mode,
+            resources=frozenset(resources) or None,
+            tiers=frozenset(tiers) or None,
+            starts=self.now,
+            ends=self.until(duration),
+        )
+        switch = self.model.enforce(wanted, self.now)
+        assert made.changed == (switch is not None)
+        assert switch is None or made.item["id"] == switch.id
+
+    @rule(resources=scopes_r, tiers=scopes_t)
+    def enforcement_on(self, resources: tuple[str, ...], tiers: tuple[str, ...]) -> None:
+        self.ledger.admin.enforcement_set("on", resources=resources, tiers=tiers, reason="test")
+        self.model.enforce_again(frozenset(resources) or None, frozenset(tiers) or None)
+
+    @rule()
+    def enforcement_on_again(self) -> None:
+        self.enforcement_on((), ())
+
+    # ---- after each step, and at the end
+
+    @invariant()
+    def agree(self) -> None:
+        if self.connections:
+            self.steps["steps"] += 1
+            self.look(*self.last, 1)
+
+    def teardown(self) -> None:
+        try:
+            if sys.exc_info()[0] is None and self.connections:
+                for user in USERS:
+                    for resource in RESOURCES:
+                        self.look(user, resource, 1)
+                        self.look(user, resource, 3)
+                verification = self.ledger.verify()
+                assert verification.ok, verification.differences
+        finally:
+            for connection in self.connections:
+                connection.close()
+            self.folder.cleanup()
+
+
+def answer_of(found: Decision) -> Answer:
+    """The decision in the model's terms."""
+    at = found.reset_at
+    return Answer(
+        allowed=found.allowed,
+        reason=found.reason,
+        amount=found.amount,
+        tier=found.tier,
+        granted=found.granted,
+        would_be=found.would_be,
+        period=None if found.period is None else PERIODS[found.period],
+        limit=found.limit,
+        used=found.used,
+        remaining=found.remaining,
+        reset_at=None if at is None else round(at.timestamp() * 1000),
+        retry_after_s=found.retry_after_s,
+        rule=(found.rule.kind, found.rule.id),
+        entry_id=found.entry_id,
+        reservation_id=found.reservation_id,
+        replayed=found.replayed,
+    )
+
+
+def limit_text(limits: dict[Period, int | None]) -> str:
+    return ",".join(
+        f"{'unlimited' if most is None else most}/{NAMES[period]}"
+        for period, most in limits.items()
+    )
+
+
+def test_the_ledger_answers_as_the_model_does() -> None:
+    rounds = int(os.environ.get("QUOTACTL_LONG", "0"))
+    profile = settings(
+        max_examples=400 * rounds or 30,
+        stateful_step_count=60 if rounds else 30,
+        derandomize=not rounds,
+        deadline=None,
+        database=None,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.explicit, Phase.generate, Phase.shrink),
+    )
+    Machine.steps.clear()
+    run_state_machine_as_test(Machine, settings=profile)
+    if rounds:
+        sys.stdout.write(f"{dict(Machine.steps)}\n")
