@@ -7,6 +7,7 @@ twice, and what a machine slept through is caught up.
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -81,8 +82,7 @@ WantedBy=timers.target
 def _systemd_word(word: str) -> str:
     """A word as `ExecStart=` reads it: in double quotes, specifiers doubled."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    plain = word.isascii() and word.replace("/", "").replace(".", "").replace("-", "").isalnum()
-    return word if plain else f'"{escaped}"'
+    return word if re.fullmatch(r"[\w/.@:+-]+", word, re.ASCII) else f'"{escaped}"'
 
 
 def _comment(name: str) -> str:

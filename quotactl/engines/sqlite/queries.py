@@ -9,7 +9,6 @@ from typing import Any
 from quotactl.engines.sqlite.checks import Finding, findings
 from quotactl.ledger.engine import Row
 
-
 # Anybody may ask for 2^53 units a thousand times and be denied, which must not
 # make sum() fail: total() adds as REAL, exact up to 2^53.
 _DENIED = (
@@ -296,6 +295,7 @@ class Queries:
         """
         days, resources = _marks(starts), _marks(resource_ids)
         group = "starts_at_ms" if by_day else "user_id"
+        first = "starts_at_ms" if by_day else f"total({order}) DESC, user_id"
         one_user = "" if user_id is None else "AND user_id = ?"
         parameters = [*resource_ids, *starts, *([] if user_id is None else [user_id])]
         sums = self._dicts(
@@ -304,7 +304,7 @@ class Queries:
             f"FROM counter WHERE resource_id IN ({resources}) AND period = 1440 "
             f"AND starts_at_ms IN ({days}) {one_user} "
             f"GROUP BY {group}, resource_id "
-            f"ORDER BY {'starts_at_ms' if by_day else f'total({order}) DESC, user_id'}, resource_id "
+            f"ORDER BY {first}, resource_id "
             f"LIMIT ?",
             [*parameters, -1 if limit is None else limit],
         )

@@ -7,20 +7,23 @@ on, does its work and gives back the second: at most one process competes for
 the ledger, and nobody who has just written gets in before it.
 
 The kernel frees both locks of a process that dies. One that is stopped keeps
-them, so every wait has a deadline.
+them, so every wait has a deadline. `flock` has none, and polling wastes both
+time and fairness: a thread waits in the kernel's own queue, and who asked
+waits for the thread.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
 from pathlib import Path
 
 from quotactl.errors import LedgerBusy
 
-_NAP_FIRST_S = 0.000_05
-_NAP_LONGEST_S = 0.002
+# A turn that takes longer than this to come was waited for.
+_AT_ONCE_S = 0.000_3
 
 
 class Turnstile:
@@ -30,36 +33,113 @@ class Turnstile:
         self._ledger = ledger
         self._queue = _open(ledger.with_name(ledger.name + "-queue"))
         self._turn = _open(ledger.with_name(ledger.name + "-turn"))
+        self._waiter: _Waiter | None = None
+        self._contended = False
 
     def enter(self, deadline: float) -> None:
         """Wait for the turn until `deadline` (`time.monotonic()`); else LedgerBusy."""
-        self._lock(self._queue, deadline)
-        try:
-            self._lock(self._turn, deadline)
-        finally:
-            fcntl.flock(self._queue, fcntl.LOCK_UN)
+        # Whoever met others last time lines up at once: a quick try would get in
+        # before those who wait, and with it the fairness would be gone.
+        if not self._contended and self._take_at_once():
+            return
+        if self._waiter is None:
+            self._waiter = _Waiter(self._queue, self._turn)
+        # Also for the next time, if this one is given up: the thread stays in line,
+        # on the very files that a quick try would lock.
+        self._contended = True
+        began = time.monotonic()
+        if not self._waiter.wait(deadline - began):
+            raise LedgerBusy(
+                f"{self._ledger.name} is busy: other writers held it all the time",
+                hint="safe to try again",
+            )
+        self._contended = time.monotonic() - began > _AT_ONCE_S
 
     def leave(self) -> None:
+        """Give back the turn."""
         fcntl.flock(self._turn, fcntl.LOCK_UN)
 
     def close(self) -> None:
+        """Close the lock files, and with them give back the turn."""
+        if self._waiter is not None and self._waiter.stop():
+            # Still in line: it closes the files when its turn has come.
+            return
         os.close(self._queue)
         os.close(self._turn)
 
-    def _lock(self, lock_file: int, deadline: float) -> None:
-        nap_s = _NAP_FIRST_S
+    def _take_at_once(self) -> bool:
+        if not _try_lock(self._queue):
+            return False
+        try:
+            return _try_lock(self._turn)
+        finally:
+            fcntl.flock(self._queue, fcntl.LOCK_UN)
+
+
+class _Waiter:
+    """A thread that lines up on behalf of another, which can give up waiting."""
+
+    def __init__(self, queue: int, turn: int) -> None:
+        self._queue = queue
+        self._turn = turn
+        self._asked = threading.Semaphore(0)
+        self._got = threading.Semaphore(0)
+        self._state = threading.Lock()
+        self._in_line = False
+        self._wanted = False
+        self._stopped = False
+        threading.Thread(target=self._run, name="quotactl-queue", daemon=True).start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Line up, or stay in line where an earlier wait was given up; True with the turn."""
+        with self._state:
+            self._wanted = True
+            if not self._in_line:
+                self._in_line = True
+                self._asked.release()
+        if self._got.acquire(timeout=max(timeout_s, 0)):
+            return True
+        with self._state:
+            # It may have come at the last moment.
+            if self._got.acquire(blocking=False):
+                return True
+            self._wanted = False
+            return False
+
+    def stop(self) -> bool:
+        """End the thread; True if it is in line and will close the files itself."""
+        with self._state:
+            self._stopped = True
+            self._wanted = False
+            self._asked.release()
+            return self._in_line
+
+    def _run(self) -> None:
         while True:
-            try:
-                fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._asked.acquire()
+            if self._stopped:
                 return
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise LedgerBusy(
-                        f"{self._ledger.name} is busy: other writers held it all the time",
-                        hint="safe to try again",
-                    ) from None
-            time.sleep(nap_s)
-            nap_s = min(nap_s * 1.5, _NAP_LONGEST_S)
+            fcntl.flock(self._queue, fcntl.LOCK_EX)
+            fcntl.flock(self._turn, fcntl.LOCK_EX)
+            fcntl.flock(self._queue, fcntl.LOCK_UN)
+            with self._state:
+                self._in_line = False
+                if self._wanted:
+                    self._got.release()
+                else:
+                    fcntl.flock(self._turn, fcntl.LOCK_UN)
+                if self._stopped:
+                    os.close(self._queue)
+                    os.close(self._turn)
+                    return
+
+
+def _try_lock(lock_file: int) -> bool:
+    try:
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _open(path: Path) -> int:
