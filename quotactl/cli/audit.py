@@ -95,6 +95,6 @@ def verify(
     this.say(
         f"the chain holds: {chain.rows} rows, hash {chain.hash}"
         if chain.ok
-        else f"the chain is broken, in {len(chain.differences)} places of {chain.rows} rows"
+        else f"the chain is broken; differences: {len(chain.differences)}, rows: {chain.rows}"
     )
     return 0 if chain.ok else 8

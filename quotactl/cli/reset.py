@@ -35,7 +35,7 @@ def daily() -> None:
         columns = ["day", "users", "requests", "used", "granted", "denied", "shadow_denied"]
         show(done.closed, columns)
     days = f"{len(done.closed)} day{'s' if len(done.closed) != 1 else ''} closed"
-    freed = f", {done.expired_reservations} reservations timed out"
+    freed = f", timed-out reservations freed: {done.expired_reservations}"
     this.say(
         f"{days if done.closed else 'no day to close'}"
         f"{freed if done.expired_reservations else ''}; audit hash {done.audit_hash}"

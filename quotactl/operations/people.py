@@ -114,10 +114,11 @@ class People(Acts):
                 ((user, tier_ids[tier]) for user, tier in wanted.items()), act.now_ms
             )
             item = {"users": len(wanted), "added": added, "moved": moved, "sha256": digest}
+            count = f"{len(wanted)} user{'s' if len(wanted) != 1 else ''}"
             if not added and not moved:
-                return Outcome(False, f"all {len(wanted)} users are on these tiers already", item)
+                return Outcome(False, f"{count} on these tiers already", item)
             act.record("user.import", subject=f"sha256 {digest}", after=item)
-            message = f"{len(wanted)} users: {added} new, {moved} moved"
+            message = f"{count}: {added} new, {moved} moved"
             return Outcome(True, message, item)
 
     # ---- blocks

@@ -16,7 +16,7 @@ class Rehearsal:
     """An engine whose transactions are all rolled back.
 
     An act on it checks, refuses and answers exactly as on the engine itself, since
-    it is the same code, and leaves nothing behind but ids that were never given out.
+    it is the same code, and leaves nothing behind. The ids in its answer are not given out.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -14,11 +14,12 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, Phase, event, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -34,7 +35,7 @@ import quotactl
 from quotactl.ledger.values import Decision
 
 sys.path.insert(0, str(Path(__file__).parent))
-from model import Answer, Model, Period, Refused, Switch, Taking, Tier  # noqa: E402
+from model import Answer, Model, Period, Refused, Switch, Taking, Tier, span  # noqa: E402
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -181,6 +182,8 @@ class Machine(RuleBasedStateMachine):
             for name, value in vars(figures).items()
             if value != getattr(expected, name)
         }
+        if self.week_straddles_months():
+            wrong.pop("retry_after_s", None)
         note(f"{self.clock().isoformat()} {found}")
         assert not wrong, f"(ledger, model): {wrong}\nledger: {found}\nmodel: {expected}"
         event(f"reason {found.reason} {'would_be' if found.would_be else ''}")
@@ -207,6 +210,12 @@ class Machine(RuleBasedStateMachine):
             return None
         self.same(*pair)
         return pair[0]
+
+    def week_straddles_months(self) -> bool:
+        """Not agreed yet, see the expected failures below: the ledger then forgets the
+        week's days before the month, in a reset and in looking ahead."""
+        zone = self.model.zone
+        return span(zone, "week", self.now)[0] < span(zone, "month", self.now)[0]
 
     # ---- asking and taking
 
@@ -485,6 +494,8 @@ class Machine(RuleBasedStateMachine):
 
     @rule(user=users, resource=st.one_of(st.none(), resources))
     def reset_user(self, user: str, resource: str | None) -> None:
+        if self.week_straddles_months():
+            return
         named = RESOURCES if resource is None else (resource,)
         self.both(
             lambda: self.ledger.admin.reset_user(user, resource=resource, reason="test"),
@@ -690,3 +701,66 @@ def test_the_ledger_answers_as_the_model_does() -> None:
     run_state_machine_as_test(Machine, settings=profile)
     if rounds:
         sys.stdout.write(f"{dict(Machine.steps)}\n")
+
+
+# ---- where the ledger and DESIGN §3 differ; each with the least that shows it
+
+
+@pytest.fixture
+def clock() -> list[datetime]:
+    return [datetime(2025, 12, 30, 12, tzinfo=UTC)]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, clock: list[datetime]) -> Iterator[quotactl.Ledger]:
+    with quotactl.create(tmp_path / "l.db", zone="Europe/Rome", clock=lambda: clock[0]) as ledger:
+        ledger.admin.create_resource("image")
+        ledger.admin.create_tier("free")
+        ledger.admin.set_limit(tier="free", resource="image", limit="3/week,9/month")
+        yield ledger
+
+
+@pytest.mark.xfail(strict=True, reason="reset takes the days of the longest period alone")
+def test_a_reset_gives_a_fresh_week_also_where_the_month_began_in_it(
+    ledger: quotactl.Ledger, clock: list[datetime]
+) -> None:
+    assert ledger.consume(user="ada", resource="image", amount=3).allowed
+    clock[0] = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    ledger.admin.reset_user("ada", reason="test")
+    assert ledger.check(user="ada", resource="image", amount=3).allowed
+
+
+@pytest.mark.xfail(strict=True, reason="looking ahead loads the days of the longest period alone")
+def test_the_moment_to_retry_knows_the_whole_week_also_where_the_month_began_in_it(
+    ledger: quotactl.Ledger, clock: list[datetime]
+) -> None:
+    assert ledger.consume(user="ada", resource="image", amount=3).allowed
+    clock[0] = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    ledger.admin.set_override(
+        user="ada", resource="image", limit="unlimited", duration="1h", reason="test"
+    )
+    ledger.admin.throttle_on(cap="0/day", duration="2h", reason="test")
+    after_s = ledger.check(user="ada", resource="image").retry_after_s
+    assert after_s is not None
+    clock[0] += timedelta(seconds=after_s)
+    assert ledger.check(user="ada", resource="image").allowed
+
+
+@pytest.mark.xfail(strict=True, reason="a refund looks at the state that was written last")
+def test_nothing_is_left_to_refund_of_a_hold_that_has_timed_out(
+    ledger: quotactl.Ledger, clock: list[datetime]
+) -> None:
+    hold = ledger.reserve(user="ada", resource="image", ttl_s=1)
+    clock[0] += timedelta(seconds=2)
+    assert ledger.refund(entry_id=hold.entry_id).amount == 0
+
+
+@pytest.mark.xfail(strict=True, reason="a void looks at the state that was written last")
+def test_a_hold_that_has_timed_out_is_expired_before_anything_has_looked(
+    ledger: quotactl.Ledger, clock: list[datetime]
+) -> None:
+    hold = ledger.reserve(user="ada", resource="image", ttl_s=1)
+    assert hold.reservation_id is not None
+    clock[0] += timedelta(seconds=2)
+    settlement = ledger.void(hold.reservation_id)
+    assert (settlement.state, settlement.already) == ("expired", True)

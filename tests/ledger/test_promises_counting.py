@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quotactl import ClockBehind, Conflict, InvalidInput
+from quotactl.operations.close import close_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -405,6 +406,22 @@ def test_a_machine_that_was_off_for_four_days_catches_up(world: World) -> None:
     assert [row[0] for row in world.sql("SELECT day FROM closed_day ORDER BY 1")] == [
         f"2025-03-{day}" for day in range(27, 32)
     ]
+
+
+def test_what_is_due_is_exactly_what_a_close_would_close(world: World) -> None:
+    world.at("2025-03-29T00:09:59.999Z")
+    status = close_status(world.q.engine, world.q.now_ms())
+    assert (status.last_closed, status.next_day, status.due) == (
+        None,
+        "2025-03-27",
+        ("2025-03-27",),
+    )
+    world.at("2025-03-29T00:10:00Z")
+    status = close_status(world.q.engine, world.q.now_ms())
+    assert status.due == ("2025-03-27", "2025-03-28")
+    assert tuple(day.day for day in world.q.close_days().closed) == status.due
+    status = close_status(world.q.engine, world.q.now_ms())
+    assert (status.last_closed, status.next_day, status.due) == ("2025-03-28", "2025-03-29", ())
 
 
 def test_closing_twice_is_the_same_as_once(world: World) -> None:

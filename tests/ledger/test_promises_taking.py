@@ -134,6 +134,12 @@ def test_a_revoked_grant_pays_nothing_more(world: World) -> None:
     assert not world.admin.revoke_grant(grant_id, reason="mistake").changed
 
 
+@pytest.mark.parametrize("unknown", [99, 0, -1, 2**63])
+def test_a_grant_that_is_not_there_is_not_found(world: World, unknown: int) -> None:
+    with pytest.raises(NotFound):
+        world.admin.revoke_grant(unknown, reason="r")
+
+
 # ---- 14. Refunds go back where they came from
 
 

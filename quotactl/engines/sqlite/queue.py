@@ -87,7 +87,7 @@ class _Waiter:
         self._state = threading.Lock()
         self._in_line = False
         self._wanted = False
-        self._stopped = False
+        self._stopped = threading.Event()
         threading.Thread(target=self._run, name="quotactl-queue", daemon=True).start()
 
     def wait(self, timeout_s: float) -> bool:
@@ -109,7 +109,7 @@ class _Waiter:
     def stop(self) -> bool:
         """End the thread; True if it is in line and will close the files itself."""
         with self._state:
-            self._stopped = True
+            self._stopped.set()
             self._wanted = False
             self._asked.release()
             return self._in_line
@@ -117,7 +117,7 @@ class _Waiter:
     def _run(self) -> None:
         while True:
             self._asked.acquire()
-            if self._stopped:
+            if self._stopped.is_set():
                 return
             fcntl.flock(self._queue, fcntl.LOCK_EX)
             fcntl.flock(self._turn, fcntl.LOCK_EX)
@@ -128,7 +128,7 @@ class _Waiter:
                     self._got.release()
                 else:
                     fcntl.flock(self._turn, fcntl.LOCK_UN)
-                if self._stopped:
+                if self._stopped.is_set():
                     os.close(self._queue)
                     os.close(self._turn)
                     return
