@@ -8,7 +8,7 @@ import typer
 
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import Amount, Key, Reason, ResourceName, Ticket, User, parse_id
-from quotactl.cli.outcome import note_new_user, opened
+from quotactl.cli.outcome import note_new_user, opened, show_decision
 from quotactl.errors import InvalidInput
 
 
@@ -27,7 +27,7 @@ def check(user: User, resource: ResourceName, amount: Amount = None) -> int:
     with opened(notice=False) as q:
         note_new_user(q, user)
         decision = q.check(user=user, resource=resource, amount=units)
-    invocation().emit(decision)
+    show_decision(decision)
     return decision.exit_code
 
 
@@ -77,7 +77,7 @@ def consume(
     with opened(notice=False) as q:
         note_new_user(q, user)
         decision = q.consume(user=user, resource=resource, amount=units, idempotency_key=key)
-    invocation().emit(decision)
+    show_decision(decision)
     return decision.exit_code
 
 

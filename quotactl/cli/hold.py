@@ -8,7 +8,7 @@ import typer
 
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import Amount, Key, ResourceName, User, parse_id
-from quotactl.cli.outcome import note_new_user, opened
+from quotactl.cli.outcome import note_new_user, opened, show_decision
 
 Reservation = Annotated[
     str, typer.Argument(metavar="ID", help="The reservation_id that `reserve` answered.")
@@ -41,7 +41,7 @@ def reserve(
         decision = q.reserve(
             user=user, resource=resource, amount=units, ttl_s=ttl_s, idempotency_key=key
         )
-    invocation().emit(decision)
+    show_decision(decision)
     return decision.exit_code
 
 

@@ -12,24 +12,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from quotactl.api import Ledger
+    from quotactl.ledger.values import Decision
     from quotactl.ledger.views import Outcome
     from quotactl.operations.admin import Admin
     from quotactl.render import Record
+
+# Of a decision, what is shown on a terminal also where it is no or 0.
+_ALWAYS = ("allowed", "used", "remaining")
 
 
 @contextmanager
 def opened(*, notice: bool = True) -> Iterator[Ledger]:
     """Open the ledger that was named, for whoever acts.
 
-    When all went well and a person is watching, one last line on stderr says that a
-    throttle is on or enforcement is not; `notice` False leaves it out.
+    When all went well, one last line on stderr says that a throttle is on or enforcement
+    is not; `notice` False leaves it out, for what gateways and cron run.
     """
     import quotactl
 
     this = invocation()
     with quotactl.connect(this.db, actor=this.actor) as q:
         yield q
-        if notice and person_is_watching():
+        if notice and not this.quiet:
             from quotactl.reports.listing import in_force
 
             if text := in_force(q.engine, q.now_ms()):
@@ -47,6 +51,29 @@ def conclude(outcome: Outcome, *, columns: Sequence[str] | None = None) -> None:
     this.say(outcome.message)
     if this.format is not None or not sys.stdout.isatty():
         this.emit(outcome, columns=columns)
+
+
+def show_decision(decision: Decision) -> None:
+    """Write a decision to stdout; on a terminal without what has nothing to tell."""
+    this = invocation()
+    if this.output != "table":
+        this.emit(decision)
+        return
+    rule = decision.rule
+    fields = decision.to_dict() | {
+        "limit": f"{'unlimited' if decision.limit is None else decision.limit}/{decision.period}",
+        "rule": " ".join(str(p) for p in (rule.kind, rule.name or rule.id) if p is not None),
+    }
+    if decision.period is None:
+        del fields["limit"]
+    asked = ("user", "resource", "tier", "period")
+    this.emit(
+        {
+            name: value
+            for name, value in fields.items()
+            if name not in asked and (name in _ALWAYS or value)
+        }
+    )
 
 
 def rehearsed(q: Ledger) -> Admin:

@@ -117,5 +117,5 @@ def _show(applied: Applied) -> None:
     this = invocation()
     if this.output in {"json", "jsonl"}:
         this.emit(applied)
-    else:
+    elif applied.changes or this.output != "table":
         show(applied.changes, ["change", "what", "before", "after"])

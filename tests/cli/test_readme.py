@@ -30,7 +30,7 @@ BLURRED = (
     (re.compile(r"\b\d{4}-\d\d-\d\d\b"), "<day>"),
     (re.compile(r"\b[0-9a-f]{64}\b"), "<hash>"),
     (re.compile(r'("retry_after_s": |retry_after_s +)\d+'), r"\1<seconds>"),
-    (re.compile(r"/tmp/[\w.-]+"), "<scratch>"),
+    (re.compile(r"(/[\w.-]+)+/(ledger\.db|quotactl)\b"), r"<scratch>/\2"),
     (re.compile(r"(reset_at|expires_at|ends_at|audit_hash) .*"), r"\1 <moment>"),
     (re.compile(r"[─━]{3,}"), "<line>"),
     (re.compile(r" +"), " "),
@@ -125,6 +125,13 @@ def rewrite() -> None:
             lines = []
             for command, _ in sessions(f"```console\n{block}```\n")[0]:
                 lines += [f"$ {command}", *on_a_terminal(command, Path(folder))]
+            # Where it happens to be run is nobody's business.
+            lines = [
+                line.replace(folder, "/srv/quota").replace(
+                    str(Path(sys.executable).parent), "/srv/quota/.venv/bin"
+                )
+                for line in lines
+            ]
             text = text.replace(block, "\n".join(lines) + "\n", 1)
     README.write_text(text, encoding="utf-8")
 

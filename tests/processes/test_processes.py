@@ -370,6 +370,57 @@ def test_a_stopped_writer_does_not_hang_others_that_close(start: Start, path: Pa
     assert stopped.answer() is None
 
 
+def test_a_writer_that_gave_up_is_not_in_anybodys_way(start: Start, path: Path) -> None:
+    (holder,) = start(1)
+    impatient = start(3, timeout_s=0.1)
+    (other,) = start(1, timeout_s=DEADLINE_S)
+    assert holder.ask("hold_the_turn") == "holding"
+    for answer in at_once(impatient, "consume"):
+        assert answer["error"]["code"] == "ledger_busy"
+    holder.go_on()
+    assert holder.answer() is None
+    for process in (other, holder, *impatient, other):
+        assert process.ask("consume")["allowed"]
+    assert_sound(path)
+
+
+def test_a_wait_that_a_signal_broke_off_does_not_take_the_turn(start: Start, path: Path) -> None:
+    (holder,) = start(1)
+    broken, other = start(2, timeout_s=10)
+    assert holder.ask("hold_the_turn") == "holding"
+    assert broken.ask("consume_until_alarm", after_s=0.2) == "interrupted"
+    holder.go_on()
+    assert holder.answer() is None
+    for process in (other, holder, broken, other, broken, holder):
+        answer = process.ask("consume")
+        assert answer.get("allowed"), answer
+    assert sql(path, "SELECT used FROM counter") == [(6,)]
+    assert_sound(path)
+
+
+def test_closing_gives_every_file_back(start: Start, path: Path) -> None:
+    (holder,) = start(1)
+    (other,) = start(1, timeout_s=0.1)
+    other.ask("close")
+    before = other.ask("open_files")
+    for _ in range(3):
+        other.ask("connect", path=str(path), timeout_s=0.1, at=AT)
+        assert other.ask("consume")["allowed"]
+        other.ask("close")
+    assert other.ask("open_files") == before
+    other.ask("connect", path=str(path), timeout_s=0.1, at=AT)
+    assert holder.ask("hold_the_turn") == "holding"
+    assert other.ask("consume")["error"]["code"] == "ledger_busy"
+    other.ask("close")
+    holder.go_on()
+    assert holder.answer() is None
+    # A wait that was given up may still be on its way out of the line.
+    deadline = time.monotonic() + DEADLINE_S
+    while other.ask("open_files") != before:
+        assert time.monotonic() < deadline
+    assert holder.ask("consume")["allowed"]
+
+
 def wait_until_locked(lock_file: Path) -> None:
     """Poll, since a lock says nothing to those who do not want it."""
     deadline = time.monotonic() + DEADLINE_S

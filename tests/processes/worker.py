@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import quotactl
@@ -113,6 +115,26 @@ class Worker:
             book.insert("setting", {"key": "durability", "value": "relaxed"})
             answer({"answer": "holding"})
             sys.stdin.readline()
+
+    def consume_until_alarm(self, after_s: float) -> str:
+        """Wait for the turn until a signal handler raises, as a server's own time-out does."""
+
+        def alarm(number: int, frame: object) -> None:
+            raise TimeoutError
+
+        signal.signal(signal.SIGALRM, alarm)
+        signal.setitimer(signal.ITIMER_REAL, after_s)
+        try:
+            self.consume()
+        except TimeoutError:
+            return "interrupted"
+        return "served"
+
+    def open_files(self) -> int:
+        return len(list(Path("/dev/fd").iterdir()))
+
+    def close(self) -> None:
+        self.q.close()
 
     def fork_and_use(self) -> list[Any]:
         """What a forked child meets on this connection, and what it leaves behind."""
