@@ -16,6 +16,7 @@ from quotactl.policy.model import Resource, Tier
 from quotactl.policy.notation import (
     INSTANT_MAX_MS,
     check_id,
+    check_name,
     check_text,
     parse_duration,
     parse_instant,
@@ -85,6 +86,7 @@ class Act:
         )
 
     def resource(self, name: str) -> Resource:
+        check_name(name, "resource")
         found = self.book.policy.resources_by_name.get(name)
         if found is None:
             known = ", ".join(sorted(self.book.policy.resources_by_name)) or "none yet"
@@ -92,6 +94,7 @@ class Act:
         return found
 
     def tier(self, name: str) -> Tier:
+        check_name(name, "tier")
         found = self.book.policy.tiers_by_name.get(name)
         if found is None:
             known = ", ".join(sorted(self.book.policy.tiers_by_name)) or "none yet"
@@ -127,6 +130,10 @@ class Act:
         `duration` is `2h` or a timedelta, `until` a moment as people write it or
         an aware datetime; `default` is the duration where neither is given.
         """
+        if not isinstance(duration, str | timedelta | None):
+            raise InvalidInput(f"{duration!r} is not a duration", hint="such as 2h")
+        if not isinstance(until, str | datetime | None):
+            raise InvalidInput(f"{until!r} is not a moment", hint="such as 18:00")
         if duration is not None and until is not None:
             raise InvalidInput("both a duration and an end are given", hint="give one of them")
         if duration is None and until is None:

@@ -9,6 +9,7 @@ a user in it sees the first. Splitting a batch anywhere changes no answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from quotactl.errors import ClockBehind, Conflict, InvalidInput, NotFound
@@ -122,12 +123,12 @@ class Batch:
         if idempotency_key is not None:
             check_id(idempotency_key, "key")
             entry_id = self._entry_of_key(idempotency_key)
-            if entry_id is None:
-                raise NotFound(f"nothing was consumed under key {idempotency_key!r}")
-        assert entry_id is not None
-        taken = self._what_was_taken(entry_id)
         if refund_key is not None and (done := self._entry_of_key(refund_key)) is not None:
-            return self._replayed_refund(done, taken, amount, refund_key)
+            # Before anything else: what it gave back may be pruned by now.
+            return self._replayed_refund(done, entry_id, amount, refund_key)
+        if entry_id is None:
+            raise NotFound(f"nothing was consumed under key {idempotency_key!r}")
+        taken = self._what_was_taken(entry_id)
         if amount is None:
             amount = taken.left
         if amount > taken.left:
@@ -230,6 +231,8 @@ class Batch:
     # ---- accounts
 
     def _admit(self, request: Request) -> Resource:
+        if not isinstance(request, Request):
+            raise InvalidInput(f"{type(request).__name__} is not a Request")
         check_id(request.user, "user")
         check_amount(request.amount)
         if request.idempotency_key is not None:
@@ -658,25 +661,34 @@ class Batch:
         )
 
     def _replayed_refund(
-        self, done: int, taken: Taken, amount: int | None, refund_key: str
+        self, done: int, entry_id: int | None, amount: int | None, refund_key: str
     ) -> Refund:
         correction = self._entry(done)
         if (
             correction.kind is not Kind.REFUND
-            or correction.of_id != taken.entry.id
+            or (entry_id is not None and correction.of_id not in self._same(entry_id))
             or amount not in (None, -correction.amount)
         ):
             raise Conflict(
                 f"key {refund_key!r} was used for another request",
                 hint="a retry repeats the entry and the amount; a new refund takes a new key",
             )
-        return self._refund(taken.entry, correction, replayed=True)
+        return self._refund(correction, correction, replayed=True)
+
+    def _same(self, entry_id: int) -> set[int]:
+        """The entries that an id may stand for: itself, and the reservation that it posted."""
+        with suppress(NotFound):
+            entry = self._entry(entry_id)
+            if entry.kind is Kind.POST and entry.of_id is not None:
+                return {entry_id, entry.of_id}
+        return {entry_id}
 
     def _refund(self, entry: Entry, correction: Entry | None, *, replayed: bool = False) -> Refund:
         assert entry.user_id is not None and entry.resource_id is not None
+        of_id = entry.id if correction is None or correction.of_id is None else correction.of_id
         return Refund(
             entry_id=None if correction is None else correction.id,
-            of_entry_id=entry.id,
+            of_entry_id=of_id,
             user=self._user_name(entry.user_id),
             resource=self._resource_name(entry.resource_id),
             amount=0 if correction is None else -correction.amount,

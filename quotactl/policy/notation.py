@@ -161,6 +161,8 @@ def parse_limit(text: str) -> tuple[Limit, ...]:
 
     Bare `unlimited` stands for a day that has no ceiling; `0/day` is none.
     """
+    if not isinstance(text, str):
+        raise InvalidInput(f"limit {shown(text)} is not a text", hint="such as 3/day")
     limits: dict[Period, Limit] = {}
     for part in text.split(","):
         number, slash, per = part.strip().partition("/")

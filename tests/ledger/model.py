@@ -436,10 +436,8 @@ class Model:
                 rule = ("grant", self.purse(user, resource, now)[0].id)
                 return Verdict("granted", None, ceilings, [], needed, rule)
             return Verdict("ok", None, ceilings, [], 0, None)
-        if not base_refusing:
-            reason = "throttled"
-        else:
-            reason = "limit_reached" if listed else "not_in_tier"
+        refused = "limit_reached" if listed else "not_in_tier"
+        reason = refused if base_refusing else "throttled"
         if shadow:
             return Verdict("ok", reason, ceilings, [], 0, ("enforcement", shadow[0].id))
         if reason != "throttled":
@@ -499,9 +497,7 @@ class Model:
                 self.retry_after_s(user, resource, amount, now), ("block", block.id),
             )  # fmt: skip
         if verdict.refusing:
-            period = max(
-                verdict.refusing, key=lambda p: (span(self.zone, p, now)[1], rank(p))
-            )
+            period = max(verdict.refusing, key=lambda p: (span(self.zone, p, now)[1], rank(p)))
         else:
             period = tightest or self.tightest(user, resource, now, verdict.ceilings)
         most, rule = verdict.ceilings[period]
@@ -637,7 +633,9 @@ class Model:
         taking.returns.append(amount)
         return before - sum(units for _, units in self.burnt(taking, now))
 
-    def settle(self, hold: Taking, now: int, keep: int | None, verb: str) -> tuple[str, int, int, bool]:
+    def settle(
+        self, hold: Taking, now: int, keep: int | None, verb: str
+    ) -> tuple[str, int, int, bool]:
         """Post (`keep` None is all) or void: state, posted, freed, already."""
         if hold.state == verb:
             posted = 0
@@ -803,12 +801,11 @@ class Model:
                 old.gone = True
         return self.switch_on(wanted)
 
-    def enforce_again(
-        self, resources: frozenset[str] | None, tiers: frozenset[str] | None
-    ) -> None:
+    def enforce_again(self, resources: frozenset[str] | None, tiers: frozenset[str] | None) -> None:
         for old in self.switches:
             if old.kind in ("shadow", "off") and (
-                (resources is None and tiers is None) or (old.resources, old.tiers) == (resources, tiers)
+                (resources is None and tiers is None)
+                or (old.resources, old.tiers) == (resources, tiers)
             ):
                 old.gone = True
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sqlite3
 import stat
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +21,7 @@ from quotactl import (
     connect,
     create,
 )
+from quotactl.operations.audit import row_hash
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -562,6 +564,11 @@ def test_each_hash_covers_the_row_before(world: World) -> None:
     hashes = [h for (h,) in world.sql("SELECT hash FROM audit ORDER BY id")]
     assert len(set(hashes)) == len(hashes)
     assert world.q.verify().audit_hash == hashes[-1]
+    with world.q.engine.reading() as book:
+        rows = list(book.audit_rows())
+    for before, row in pairwise(rows):
+        assert row_hash(before["hash"], row) == row["hash"]
+        assert row_hash("0" * 64, row) != row["hash"]
     assert world.sql("SELECT action FROM audit WHERE id = 1") == [("init",)]
 
 

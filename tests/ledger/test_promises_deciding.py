@@ -500,6 +500,21 @@ def test_an_unknown_user_with_two_resources_in_a_batch_is_one_user(world: World)
     assert world.sql("SELECT name FROM user") == [("new",)]
 
 
+def test_an_unknown_user_whose_first_item_is_bad_is_one_user_all_the_same(world: World) -> None:
+    world.admin.create_resource("video")
+    world.limit("1/day", resource="video")
+    world.consume(1, user="eve", key="taken")
+    answers = world.q.consume_many(
+        [
+            Request("new", "image", 1, "taken"),
+            Request("new", "video"),
+            Request("new", "image"),
+        ]
+    )
+    assert [type(answer) for answer in answers] == [Conflict, Decision, Decision]
+    assert world.sql("SELECT name FROM user ORDER BY id") == [("eve",), ("new",)]
+
+
 def test_a_batch_of_denials_counts_them_all(world: World) -> None:
     world.limit("0/day")
     answers = world.q.consume_many([Request(f"u{n}", "image", n + 1) for n in range(5)])

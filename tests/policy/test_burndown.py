@@ -55,7 +55,9 @@ def test_grants_pay_what_is_asked_never_more_than_they_have(
     burns = burn(owned, balances, amount, NOW)
     assert sum(units for _, units in burns) == amount
     assert all(1 <= units <= balances[grant_id] for grant_id, units in burns)
-    live = {g.id for g in owned if not g.ended and (g.expires_at_ms is None or NOW < g.expires_at_ms)}
+    live = {
+        g.id for g in owned if not g.ended and (g.expires_at_ms is None or g.expires_at_ms > NOW)
+    }
     assert {grant_id for grant_id, _ in burns} <= live
 
 
@@ -67,7 +69,7 @@ def test_a_grant_burns_only_when_those_before_it_are_empty(
     amount = data.draw(st.integers(0, usable(owned, balances, NOW)))
     left = after(balances, burn(owned, balances, amount, NOW))
     by_hand = sorted(
-        (g for g in owned if not g.ended and (g.expires_at_ms is None or NOW < g.expires_at_ms)),
+        (g for g in owned if not g.ended and (g.expires_at_ms is None or g.expires_at_ms > NOW)),
         key=lambda g: (g.priority, g.expires_at_ms is None, g.expires_at_ms or 0, g.id),
     )
     spent = [balances[g.id] - left[g.id] for g in by_hand]

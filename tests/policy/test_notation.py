@@ -31,9 +31,7 @@ from quotactl.policy.notation import (
 from quotactl.policy.window import DAY, MONTH, WEEK, calendar_of, from_ms, period_of_length
 
 numbers = st.integers(0, AMOUNT_MAX)
-periods = st.one_of(
-    st.sampled_from((DAY, WEEK, MONTH)), st.integers(1, 1439).map(period_of_length)
-)
+periods = st.one_of(st.sampled_from((DAY, WEEK, MONTH)), st.integers(1, 1439).map(period_of_length))
 limits = st.dictionaries(periods, st.none() | numbers, min_size=1, max_size=5).map(
     lambda found: tuple(
         Limit(period, found[period]) for period in sorted(found, key=lambda p: p.length_min)
@@ -68,12 +66,14 @@ def test_percentages_come_back(percent: int) -> None:
 
 @given(st.text(max_size=30))
 def test_any_text_is_a_limit_or_refused_in_one_line(text: str) -> None:
+    message = ""
     try:
         found = parse_limit(text)
     except InvalidInput as error:
-        assert "\n" not in error.message and error.message.isprintable()
+        message = error.message
     else:
         assert parse_limit(limit_text(found)) == found
+    assert message.isprintable()
 
 
 READINGS: list[tuple[Callable[[str], object], str, object]] = [
@@ -127,9 +127,9 @@ REFUSALS: list[tuple[Callable[[str], object], str, str]] = [
     (parse_limit, "1.5/day", "not a whole number"),
     (parse_limit, "1e3/day", "not a whole number"),
     (parse_limit, "0x10/day", "not a whole number"),
-    (parse_limit, "٣/day", "not a whole number"),  # noqa: RUF001
+    (parse_limit, "٣/day", "not a whole number"),
     (parse_limit, "3/DAY", "not known"),
-    (parse_limit, "3/day\n", "not known"),
+    (parse_limit, "3/da\ny", "not known"),
     (parse_limit, f"{2**53}/day", "2^53 - 1"),
     (parse_limit, "9007199254741k/day", "2^53 - 1"),
     (parse_number, "３", "not a whole number"),  # noqa: RUF001
@@ -144,14 +144,14 @@ REFUSALS: list[tuple[Callable[[str], object], str, str]] = [
     (parse_amount, "0", "1 to 2^53 - 1"),
     (parse_period, "24h", "day"),
     (parse_period, "2d", "day"),
-    (parse_period, "٣h", "minute"),  # noqa: RUF001
+    (parse_period, "٣h", "minute"),
     (parse_duration, "30", "write the unit"),
     (parse_duration, "", "write the unit"),
     (parse_duration, "0m", "empty"),
     (parse_duration, "30m1h", "write the unit"),
     (parse_duration, "-1h", "write the unit"),
     (parse_duration, "1.5h", "write the unit"),
-    (parse_duration, "٣h", "write the unit"),  # noqa: RUF001
+    (parse_duration, "٣h", "write the unit"),
     (parse_duration, "999999999d", "out of range"),
     (parse_percent, "25", "percent sign"),
     (parse_percent, "101%", "0% to 100%"),
@@ -176,7 +176,9 @@ def test_it_is_refused(read: Callable[[str], object], text: str, why: str) -> No
     assert "\n" not in refused.value.message
 
 
-@pytest.mark.parametrize("text", ["18", "1743152400", "", "18:60", "25:00", "yesterday 09:00", "٣:00"])  # noqa: RUF001
+@pytest.mark.parametrize(
+    "text", ["18", "1743152400", "", "18:60", "25:00", "yesterday 09:00", "٣:00"]
+)
 def test_a_moment_that_could_mean_anything_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         parse_instant(text, now_ms=0, calendar=calendar_of("Europe/Rome"))
@@ -211,7 +213,9 @@ def test_the_largest_amount_is_taken() -> None:
     assert check_amount(2**53 - 1) == 2**53 - 1
 
 
-@pytest.mark.parametrize("text", ["", "a\x00b", "a\nb", "\x1b[31m", "a\u2028b", "\ud800", "x" * 257, 7])
+@pytest.mark.parametrize(
+    "text", ["", "a\x00b", "a\nb", "\x1b[31m", "a\u2028b", "\ud800", "x" * 257, 7]
+)
 def test_an_id_with_control_characters_is_refused(text: object) -> None:
     with pytest.raises(InvalidInput):
         check_id(text, "user")

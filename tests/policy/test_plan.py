@@ -14,10 +14,10 @@ from quotactl.policy.plan import Change, Plan, TierPlan, differences, read_plan,
 from quotactl.policy.window import DAY, MONTH, WEEK, period_of_length
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,8}", fullmatch=True)
-# What a unit may be called: no control characters but newline and tab.
+# What a unit may be called: not blank, no control characters but newline and tab.
 units = st.text(
-    st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from("\n\t\"\\"), max_size=8
-)
+    st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from('\n\t"\\'), max_size=8
+).filter(str.strip)
 limits = st.dictionaries(
     st.sampled_from((DAY, WEEK, MONTH)) | st.integers(1, 1439).map(period_of_length),
     st.none() | st.integers(0, AMOUNT_MAX),
@@ -29,7 +29,9 @@ limits = st.dictionaries(
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     resources = draw(st.dictionaries(names, st.none() | units, max_size=3))
-    of_tier = st.dictionaries(st.sampled_from(sorted(resources)), limits) if resources else st.just({})
+    of_tier = (
+        st.dictionaries(st.sampled_from(sorted(resources)), limits) if resources else st.just({})
+    )
     tiers = draw(st.dictionaries(names, st.builds(TierPlan, st.booleans(), of_tier), max_size=3))
     default = draw(st.sampled_from(sorted(tiers))) if tiers else None
     zone = draw(st.none() | st.sampled_from(("UTC", "Europe/Rome")))

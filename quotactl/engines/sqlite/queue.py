@@ -97,8 +97,16 @@ class _Waiter:
             if not self._in_line:
                 self._in_line = True
                 self._asked.release()
-        if self._got.acquire(timeout=max(timeout_s, 0)):
-            return True
+        try:
+            if self._got.acquire(timeout=max(timeout_s, 0)):
+                return True
+        except BaseException:
+            # A signal's handler broke the wait off: nobody would give back the turn.
+            with self._state:
+                self._wanted = False
+                if self._got.acquire(blocking=False):
+                    fcntl.flock(self._turn, fcntl.LOCK_UN)
+            raise
         with self._state:
             # It may have come at the last moment.
             if self._got.acquire(blocking=False):
