@@ -128,7 +128,7 @@ class Batch:
             return self._replayed_refund(done, entry_id, amount, refund_key)
         if entry_id is None:
             raise NotFound(f"nothing was consumed under key {idempotency_key!r}")
-        taken = self._what_was_taken(entry_id)
+        taken = self._what_was_taken(entry_id, now_ms)
         if amount is None:
             amount = taken.left
         if amount > taken.left:
@@ -146,6 +146,7 @@ class Batch:
         """Keep what was held, or `amount` of it, and free the rest."""
         if amount is not None:
             check_amount(amount)
+        self.expire(reservation_id, now_ms)
         hold = self._reservation(reservation_id)
         taken = self._taken_by(reservation_id)
         held = taken.entry.amount
@@ -154,7 +155,7 @@ class Batch:
             if amount not in (None, posted):
                 raise Conflict(f"reservation {reservation_id} is posted already, for {posted}")
             return self._settlement(hold, taken.entry, None, posted, already=True)
-        self._require_pending(hold, now_ms)
+        self._require_pending(hold)
         if amount is None:
             amount = held
         if amount > held:
@@ -164,6 +165,7 @@ class Batch:
 
     def void(self, reservation_id: int, now_ms: int) -> Settlement:
         """Free what was held."""
+        self.expire(reservation_id, now_ms)
         hold = self._reservation(reservation_id)
         taken = self._taken_by(reservation_id)
         if hold.state == "posted":
@@ -192,11 +194,11 @@ class Batch:
         account, _ = self._account(user, resource, now_ms)
         standing = resolve(self.policy, account, now_ms)
         calendar = self.policy.calendar
-        longest = max((c.period for c in standing.ceilings), key=lambda p: p.length_min)
         days = {calendar.day(now_ms).starts_at_ms}
-        if longest.length_min > 1440:
-            span = calendar.window(longest, now_ms)
-            days.update(s for s in calendar.day_starts(span) if s <= now_ms)
+        for ceiling in standing.ceilings:
+            if ceiling.period.length_min > 1440:
+                span = calendar.window(ceiling.period, now_ms)
+                days.update(s for s in calendar.day_starts(span) if s <= now_ms)
         freed = 0
         for day_ms in sorted(days):
             counter = self.book.counter(account.user_id, resource.id, 1440, day_ms)
@@ -277,13 +279,10 @@ class Batch:
         standing = resolve(policy, account, now_ms)
         day_ms = calendar.day(now_ms).starts_at_ms
         wanted = [(1440, day_ms), *((p, _start(now_ms, p)) for p in standing.periods)]
-        longest = looks_back(policy, account)
-        if longest is not None:
-            # The month that contains now may begin after the week that does.
+        if periods := looks_back(policy, account):
             starts = {
                 start
-                for period in {longest, *(c.period for c in standing.ceilings)}
-                if period.length_min > 1440
+                for period in periods
                 for start in calendar.day_starts(calendar.window(period, now_ms))
             }
             wanted += [(1440, start) for start in starts if start != day_ms]
@@ -501,14 +500,14 @@ class Batch:
 
     # ---- correcting, in detail
 
-    def _what_was_taken(self, entry_id: int) -> Taken:
+    def _what_was_taken(self, entry_id: int, now_ms: int) -> Taken:
         """The consumption that an id stands for: its own, or that of a post's reservation."""
         entry = self._entry(entry_id)
         if entry.kind is Kind.POST and entry.of_id is not None:
             entry = self._entry(entry.of_id)
         if entry.kind is Kind.HOLD:
-            state = self._reservation(entry.id).state
-            if state == "pending":
+            self.expire(entry.id, now_ms)
+            if self._reservation(entry.id).state == "pending":
                 raise Conflict(
                     f"reservation {entry.id} is still pending", hint="void it, or post it first"
                 )
@@ -626,8 +625,8 @@ class Batch:
             loaded[1].pop(hold.id, None)
         return settled
 
-    def _require_pending(self, hold: Reservation, now_ms: int) -> None:
-        if hold.state == "pending" and now_ms < hold.expires_at_ms:
+    def _require_pending(self, hold: Reservation) -> None:
+        if hold.state == "pending":
             return
         if hold.state == "voided":
             raise Conflict(f"reservation {hold.id} was voided")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from quotactl.policy.burndown import Burn, burn, usable
 from quotactl.policy.model import Account, Block, Policy, Reason, Rule
 from quotactl.policy.resolve import Ceiling, Standing, base_limits, block_on, edges_of, resolve
-from quotactl.policy.window import Calendar, Period, Window
+from quotactl.policy.window import DAY_LENGTH_MIN, Calendar, Period, Window
 
 
 @dataclass(slots=True)
@@ -104,29 +104,31 @@ def levels_of(standing: Standing, account: Account, calendar: Calendar, now_ms: 
 def used_in(account: Account, period: Period, window: Window) -> int:
     """Units used in a window; a week or month is the sum of its days."""
     used = account.used
-    if period.length_min <= 1440:
+    if period.length_min <= DAY_LENGTH_MIN:
         return used.get((period.length_min, window.starts_at_ms), 0)
     return sum(
         units
         for (length_min, start), units in used.items()
-        if length_min == 1440 and window.starts_at_ms <= start < window.reset_at_ms
+        if length_min == DAY_LENGTH_MIN and window.starts_at_ms <= start < window.reset_at_ms
     )
 
 
-def looks_back(policy: Policy, account: Account) -> Period | None:
-    """The longest calendar period beyond a day that could matter to this account
-    at any time under this policy: how far back its day counters are needed."""
+def looks_back(policy: Policy, account: Account) -> list[Period]:
+    """The periods longer than a day that could matter to this account at any time
+    under this policy: how far back its day counters are needed.
+
+    All of them, not the longest alone: a week can begin before the month does.
+    """
     key = ("looks_back", None if account.tier is None else account.tier.id, account.resource.id)
-    if key not in policy.resolved:
+    found: list[Period] | None = policy.resolved.get(key)
+    if found is None:
         base, _ = base_limits(account.tier, account.resource, ())
-        shared = [p for p in base if p.length_min > 1440]
-        shared += [t.period for t in policy.throttles if t.period and t.period.length_min > 1440]
-        policy.resolved[key] = shared
-    found: list[Period] = policy.resolved[key]
+        shared = {*base, *(t.period for t in policy.throttles if t.period is not None)}
+        found = policy.resolved[key] = [p for p in shared if p.length_min > DAY_LENGTH_MIN]
     if not account.overrides:
-        return max(found, key=lambda p: p.length_min) if found else None
-    found = found + [o.period for o in account.overrides if o.period and o.period.length_min > 1440]
-    return max(found, key=lambda p: p.length_min, default=None)
+        return found
+    mine = {o.period for o in account.overrides if o.period is not None}
+    return [*found, *(p for p in mine if p.length_min > DAY_LENGTH_MIN)]
 
 
 def _shortage(
