@@ -10,7 +10,7 @@ from quotactl.ledger.engine import Reading
 from quotactl.ledger.views import Outcome, ResourceView, SettingView, TierView
 from quotactl.operations.acts import Act, Acts
 from quotactl.policy.model import Limit, Policy, Tier
-from quotactl.policy.notation import check_name, check_text, limit_text, parse_limit
+from quotactl.policy.notation import check_name, check_unit, limit_text, parse_limit
 from quotactl.policy.settings import SETTINGS, setting_named, value_of
 
 
@@ -30,7 +30,7 @@ class Catalogue(Acts):
         """Make a resource that can be counted. `unit` is what one of it is called."""
         check_name(name, "resource")
         if unit is not None:
-            check_text(unit, "unit", length_max=64)
+            check_unit(unit)
         with self._act(reason=reason, ticket=ticket) as act:
             present = act.book.policy.resources_by_name.get(name)
             if present is not None:

@@ -62,7 +62,7 @@ def decide(policy: Policy, account: Account, amount: int, now_ms: int) -> Verdic
         return _allowed(levels, standing.mode_rule, "ok", 0, (), day_ms, periods)
 
     pool = usable(account.grants, account.balances, now_ms) if account.grants else 0
-    shortage, failing = _shortage(levels, amount, 0 if standing.frozen_by else pool)
+    shortage, failing = _shortage(levels, amount, 0 if standing.freezers else pool)
     if not failing:
         if not shortage:
             return _allowed(levels, None, "ok", 0, (), day_ms, periods)
@@ -173,16 +173,18 @@ def _refusal(
         assert ceiling.base_max is not None
         reason: Reason = "limit_reached" if standing.listed else "not_in_tier"
         return reason, ceiling.base_rule, ceiling.base_max, level
-    lowered = [lv for lv in failing if lv[0].rule.kind == "throttle"]
-    if lowered:
-        level = max(lowered, key=_reset_then_length)
-        ceiling = level[0]
-        rule = ceiling.rule
+    _, too_low = _shortage(levels, amount, pool)
+    if too_low:
+        # Grants or not, a throttle put these ceilings too low.
+        level = max(too_low, key=_reset_then_length)
+        rule = level[0].rule
     else:
-        # No ceiling was lowered below the request: what refuses it is the
-        # throttle that keeps the user's grants from paying.
-        assert standing.frozen_by is not None
-        rule = standing.frozen_by
+        # Grants would have paid: what refuses is a throttle that freezes them, if
+        # one of those lowered a window, that one.
+        own = [lv for lv in failing if lv[0].rule in standing.freezers]
+        level = max(own or failing, key=_reset_then_length)
+        rule = level[0].rule if own else standing.freezers[0]
+    ceiling = level[0]
     assert ceiling.amount_max is not None
     return "throttled", rule, ceiling.amount_max, level
 
@@ -303,7 +305,7 @@ def _passes(policy: Policy, account: Account, amount: int, at_ms: int) -> tuple[
     if standing.mode != "on" and not blocked:
         return True, []
     pool = 0
-    if account.grants and not standing.frozen_by:
+    if account.grants and not standing.freezers:
         pool = usable(account.grants, account.balances, at_ms)
     _, failing = _shortage(levels, amount, pool)
     resets = [window.reset_at_ms for _, window, used in failing if used > 0]

@@ -99,6 +99,11 @@ def check_text(text: object, what: str, *, length_max: int = 2000) -> str:
     return text
 
 
+def check_unit(text: object, what: str = "unit") -> str:
+    """What one of a resource is called: `image`."""
+    return check_text(text, what, length_max=64)
+
+
 def check_amount(amount: object, what: str = "amount") -> int:
     """An integer from 1 to 2^53 - 1."""
     if isinstance(amount, bool) or not isinstance(amount, int):

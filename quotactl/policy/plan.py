@@ -11,7 +11,7 @@ from typing import Any
 
 from quotactl.errors import InvalidInput
 from quotactl.policy.model import Limit, Policy
-from quotactl.policy.notation import check_name, check_text, limit_text, parse_limit, shown
+from quotactl.policy.notation import check_name, check_unit, limit_text, parse_limit, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +82,14 @@ def read_plan(document: Mapping[str, Any]) -> Plan:
         check_name(name, "resource")
         _known(table, {"unit"}, f"resource.{name}.")
         unit = table.get("unit")
-        resources[name] = None if unit is None else check_text(unit, f"resource.{name}.unit")
+        resources[name] = None if unit is None else check_unit(unit, f"resource.{name}.unit")
     tiers: dict[str, TierPlan] = {}
     for name, table in _tables(document, "tier", ""):
         check_name(name, "tier")
         tiers[name] = _read_tier(name, table, resources)
     default_tier = document.get("default_tier")
+    if default_tier is not None and not isinstance(default_tier, str):
+        raise InvalidInput(f"default_tier {shown(default_tier)} is not a name")
     if default_tier is not None and default_tier not in tiers:
         raise InvalidInput(f"default_tier {shown(default_tier)} is not a tier of this file")
     if tiers and default_tier is None:

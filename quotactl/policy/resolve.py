@@ -43,8 +43,8 @@ class Ceiling:
 class Standing:
     """All that decides for one user and resource at one moment, counters apart.
 
-    `ceilings` go from the shortest period to the longest. `frozen_by` is the
-    throttle that keeps grants from paying. `listed` is False where neither tier
+    `ceilings` go from the shortest period to the longest. `freezers` are the
+    throttles that keep grants from paying, by id. `listed` is False where neither tier
     nor override names the resource: its base is then 0 a day.
     """
 
@@ -54,7 +54,7 @@ class Standing:
     periods: tuple[int, ...]
     listed: bool
     throttled: bool
-    frozen_by: Rule | None
+    freezers: tuple[Rule, ...]
     mode: Mode
     mode_rule: Rule | None
     # How long this standing lasts with the policy as it is: [from, until).
@@ -142,8 +142,7 @@ def _resolve(
     mode = _strongest(e for e in modes if _holds(e, now_ms))
     base, listed = base_limits(tier, resource, overrides)
     ceilings = _lowered(base, active)
-    freezing = [t for t in active if t.freeze_grants]
-    frozen_by = min(freezing, key=lambda t: t.id, default=None)
+    freezing = sorted((t for t in active if t.freeze_grants), key=lambda t: t.id)
     switches: list[Throttle | Enforcement] = [*matching, *modes]
     edges = [edge for switch in switches for edge in edges_of(switch)]
     return Standing(
@@ -151,7 +150,7 @@ def _resolve(
         periods=tuple(c.period.length_min for c in ceilings if c.period.shorter_than_day),
         listed=listed,
         throttled=bool(active),
-        frozen_by=None if frozen_by is None else frozen_by.rule,
+        freezers=tuple(throttle.rule for throttle in freezing),
         mode="on" if mode is None else mode.mode,
         mode_rule=None if mode is None else Rule("enforcement", mode.id, mode.mode),
         from_ms=max((e for e in edges if e <= now_ms), default=float("-inf")),

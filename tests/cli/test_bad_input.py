@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -221,13 +222,13 @@ def _not_sqlite(path: Path) -> None:
 
 
 def _other_sqlite(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("CREATE TABLE shopping (item TEXT)")
     connection.close()
 
 
 def _newer(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA application_id = {0x71756F31}")
         connection.execute("PRAGMA user_version = 99")
         connection.execute("CREATE TABLE ledger (id INTEGER)")

@@ -442,10 +442,14 @@ class Model:
             return Verdict("ok", reason, ceilings, [], 0, ("enforcement", shadow[0].id))
         if reason != "throttled":
             return Verdict(reason, None, base, base_refusing, 0, None)
-        # Windows that a throttle lowered come before those that frozen grants left short.
-        lowered = [p for p in refusing if ceilings[p][1][0] == "throttle"]
-        if lowered:
-            return Verdict(reason, None, ceilings, lowered, 0, None)
+        too_low, _ = self.fits(user, resource, amount, now, ceilings, purse)
+        if too_low:
+            return Verdict(reason, None, ceilings, too_low, 0, None)
+        # Only frozen grants made the difference.
+        ids = {s.id for s in freezing}
+        own = [p for p in refusing if ceilings[p][1][0] == "throttle" and ceilings[p][1][1] in ids]
+        if own:
+            return Verdict(reason, None, ceilings, own, 0, None)
         return Verdict(reason, None, ceilings, refusing, 0, ("throttle", freezing[0].id))
 
     def retry_after_s(self, user: str, resource: str, amount: int, now: int) -> int | None:

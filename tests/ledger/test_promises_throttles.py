@@ -521,3 +521,27 @@ def test_a_refund_of_what_shadow_served_goes_back(world: World) -> None:
     entry_id = world.take(5)
     world.q.refund(entry_id=entry_id)
     assert world.counters() == [(0, 0, 0, 5)]
+
+
+# ---- 9. The rule that denied is one whose lifting would have helped
+
+
+def test_where_only_frozen_grants_made_the_difference_the_freezing_throttle_is_named(
+    world: World,
+) -> None:
+    world.limit("3/day")
+    world.take(3)
+    world.grant(5)
+    freezing = world.throttle(scale=100, freeze_grants=True)
+    world.throttle(cap="2/day")
+    denied = world.check()
+    assert (denied.reason, denied.rule.id) == ("throttled", freezing)
+
+
+def test_a_deny_is_named_although_an_older_throttle_freezes_grants_too(world: World) -> None:
+    world.limit("3/day")
+    world.grant(5)
+    world.throttle(cap="100/day", freeze_grants=True)
+    deny = world.throttle(deny=True)
+    denied = world.check()
+    assert (denied.reason, denied.rule.id, denied.limit) == ("throttled", deny, 0)
