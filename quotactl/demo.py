@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from quotactl.api import Ledger, create
-from quotactl.ledger.values import Request
+from quotactl.ledger.values import Request, View
 from quotactl.operations.batch import Batch
 from quotactl.policy.window import to_ms
 
@@ -52,21 +52,13 @@ class DemoClock:
 
 
 @dataclass(frozen=True)
-class Demo:
+class Demo(View):
     """A ledger that was made, with the day that ran through it."""
 
     path: str
     day: str
     requests: int
     throttle_id: int
-
-    def to_dict(self) -> dict[str, object]:
-        return {
-            "ledger": self.path,
-            "day": self.day,
-            "requests": self.requests,
-            "throttle_id": self.throttle_id,
-        }
 
 
 def run(path: Path) -> Demo:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +17,23 @@ def rfc3339(at: datetime | None) -> str | None:
     if at.microsecond:
         text += f".{at.microsecond // 1000:03d}"
     return text + "Z"
+
+
+class View:
+    """A frozen dataclass whose fields, in order, are its JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    return value
 
 
 @dataclass(frozen=True)
@@ -97,7 +114,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Refund:
+class Refund(View):
     """What a refund gave back: `amount` units, of which `granted` went to grants."""
 
     entry_id: int | None
@@ -108,20 +125,9 @@ class Refund:
     granted: int
     replayed: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "entry_id": self.entry_id,
-            "of_entry_id": self.of_entry_id,
-            "user": self.user,
-            "resource": self.resource,
-            "amount": self.amount,
-            "granted": self.granted,
-            "replayed": self.replayed,
-        }
-
 
 @dataclass(frozen=True)
-class Settlement:
+class Settlement(View):
     """How a reservation ended: `state` posted or voided, with the units kept and freed.
 
     `already` says that it had ended so before, and this call changed nothing.
@@ -135,15 +141,3 @@ class Settlement:
     posted: int
     freed: int
     already: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "reservation_id": self.reservation_id,
-            "entry_id": self.entry_id,
-            "state": self.state,
-            "user": self.user,
-            "resource": self.resource,
-            "posted": self.posted,
-            "freed": self.freed,
-            "already": self.already,
-        }

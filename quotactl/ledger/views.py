@@ -6,28 +6,11 @@ the JSON of the lists.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from quotactl.ledger.values import rfc3339
-
-
-class View:
-    """A frozen dataclass whose fields, in order, are its JSON."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return rfc3339(value)
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if hasattr(value, "to_dict"):
-        return value.to_dict()
-    return value
+from quotactl.ledger.values import View
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 from quotactl.ledger.engine import Engine, Reading, Writing
 from quotactl.ledger.entries import Kind
+from quotactl.ledger.values import View
 from quotactl.operations import audit
 from quotactl.operations.acts import Clock, actor_named
 from quotactl.operations.batch import Batch
@@ -32,7 +33,7 @@ PAUSE_S = 0.002
 
 
 @dataclass(frozen=True)
-class ClosedDay:
+class ClosedDay(View):
     """One day's totals at its close, in units; `requests` in requests."""
 
     day: str
@@ -43,20 +44,9 @@ class ClosedDay:
     denied: int
     shadow_denied: int
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "day": self.day,
-            "users": self.users,
-            "requests": self.requests,
-            "used": self.used,
-            "granted": self.granted,
-            "denied": self.denied,
-            "shadow_denied": self.shadow_denied,
-        }
-
 
 @dataclass(frozen=True)
-class Closing:
+class Closing(View):
     """What one run of the daily job did. `audit_hash` is the newest of the chain."""
 
     closed: tuple[ClosedDay, ...]
@@ -66,27 +56,14 @@ class Closing:
     pruned_keys: int
     audit_hash: str
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "closed": [day.to_dict() for day in self.closed],
-            "expired_reservations": self.expired_reservations,
-            "pruned_entries": self.pruned_entries,
-            "pruned_counters": self.pruned_counters,
-            "pruned_keys": self.pruned_keys,
-            "audit_hash": self.audit_hash,
-        }
-
 
 @dataclass(frozen=True)
-class CloseStatus:
+class CloseStatus(View):
     """How far the closing of days has come; days as dates in the ledger's zone."""
 
     last_closed: str | None
     next_day: str
     due: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"last_closed": self.last_closed, "next_day": self.next_day, "due": list(self.due)}
 
 
 def close_days(engine: Engine, clock: Clock, *, actor: str | None = None) -> Closing:

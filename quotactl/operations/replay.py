@@ -10,7 +10,7 @@ from typing import Any
 
 from quotactl.errors import QuotaError
 from quotactl.ledger.engine import Engine
-from quotactl.ledger.values import Request
+from quotactl.ledger.values import Request, View
 from quotactl.operations.batch import Batch
 from quotactl.operations.trace import SkippedRow, TraceRow
 
@@ -19,7 +19,7 @@ SKIPPED_SHOWN = 1000
 
 
 @dataclass(slots=True)
-class Units:
+class Units(View):
     """Sums of units; `allowed` is before refunds."""
 
     asked: int = 0
@@ -27,31 +27,15 @@ class Units:
     denied: int = 0
     refunded: int = 0
 
-    def to_dict(self) -> dict[str, int]:
-        return {
-            "asked": self.asked,
-            "allowed": self.allowed,
-            "denied": self.denied,
-            "refunded": self.refunded,
-        }
-
 
 @dataclass(slots=True)
-class Tally:
+class Tally(View):
     """Requests and units of one day, or of all."""
 
     requests: int = 0
     allowed: int = 0
     denied: int = 0
     units: Units = field(default_factory=Units)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "requests": self.requests,
-            "allowed": self.allowed,
-            "denied": self.denied,
-            "units": self.units.to_dict(),
-        }
 
 
 @dataclass(frozen=True)

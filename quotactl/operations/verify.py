@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quotactl.ledger.engine import Engine, Reading
-from quotactl.ledger.values import rfc3339
+from quotactl.ledger.values import View, rfc3339
 from quotactl.operations import audit
 from quotactl.policy.window import from_ms, period_of_length
 
@@ -17,21 +17,13 @@ DIFFERENCES_MAX = 1000
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(View):
     """Something that does not add up: `what` (such as counter.used), where, and both values."""
 
     what: str
     where: str
     expected: Any
     found: Any
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "what": self.what,
-            "where": self.where,
-            "expected": self.expected,
-            "found": self.found,
-        }
 
 
 @dataclass(frozen=True)

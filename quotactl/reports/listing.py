@@ -14,6 +14,7 @@ from datetime import datetime
 
 from quotactl.errors import NotFound
 from quotactl.ledger.engine import Engine, Reading, Row
+from quotactl.ledger.values import View
 from quotactl.ledger.views import (
     AuditView,
     BlockView,
@@ -25,7 +26,6 @@ from quotactl.ledger.views import (
     SwitchView,
     TierView,
     UserView,
-    View,
 )
 from quotactl.operations import audit
 from quotactl.operations.administer import setting_views, tier_view

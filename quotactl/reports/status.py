@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from quotactl.ledger.engine import Engine
-from quotactl.ledger.values import rfc3339
+from quotactl.ledger.values import View
 from quotactl.ledger.views import SwitchView
 from quotactl.operations.close import due_days
 from quotactl.operations.emergency import ENFORCEMENT_KINDS, THROTTLE_KINDS, switch_view
@@ -16,7 +15,7 @@ from quotactl.policy.window import from_ms
 
 
 @dataclass(frozen=True)
-class ResourceToday:
+class ResourceToday(View):
     """One resource's units so far today."""
 
     resource: str
@@ -27,20 +26,9 @@ class ResourceToday:
     denied: int
     shadow_denied: int
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "resource": self.resource,
-            "unit": self.unit,
-            "requests": self.requests,
-            "used": self.used,
-            "granted": self.granted,
-            "denied": self.denied,
-            "shadow_denied": self.shadow_denied,
-        }
-
 
 @dataclass(frozen=True)
-class Status:
+class Status(View):
     """`enforcement` is on unless a switch is in force; `due` are days waiting to be closed."""
 
     name: str
@@ -56,23 +44,6 @@ class Status:
     today: tuple[ResourceToday, ...]
     last_closed: str | None
     due: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "zone": self.zone,
-            "now": rfc3339(self.now),
-            "day": self.day,
-            "default_tier": self.default_tier,
-            "tiers": self.tiers,
-            "users": self.users,
-            "enforcement": self.enforcement,
-            "throttles": [throttle.to_dict() for throttle in self.throttles],
-            "enforcement_switches": [s.to_dict() for s in self.enforcement_switches],
-            "today": [resource.to_dict() for resource in self.today],
-            "last_closed": self.last_closed,
-            "due": list(self.due),
-        }
 
 
 def status(engine: Engine, now_ms: int) -> Status:

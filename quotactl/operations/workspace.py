@@ -1,0 +1,214 @@
+"""What one transaction has loaded and what it changes: the ground a batch stands on.
+
+A workspace keeps both, so that the second request of a user in it sees the
+first, and hands the net effect to the engine at its end.
+"""
+
+from __future__ import annotations
+
+from quotactl.errors import ClockBehind, NotFound
+from quotactl.ledger.engine import Reading, Writing
+from quotactl.ledger.entries import CORRECTION, Changes, Entry, Reservation
+from quotactl.policy.burndown import Burn
+from quotactl.policy.decide import looks_back
+from quotactl.policy.model import Account, Resource
+from quotactl.policy.notation import could_be_an_id, instant_text
+from quotactl.policy.resolve import resolve
+from quotactl.policy.window import MINUTE_MS
+
+
+class Workspace:
+    """Accounts, entries and changes of one transaction. Nothing is written until `store()`."""
+
+    def __init__(self, book: Reading) -> None:
+        self.book = book
+        self.policy = book.policy
+        self.changes = Changes()
+        self._accounts: dict[tuple[str, int], tuple[Account, dict[int, int]]] = {}
+        self._accounts_by_id: dict[tuple[int, int], tuple[Account, dict[int, int]]] = {}
+        self._user_ids: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+        self._keys: dict[str, int] = {}
+        self._entries: dict[int, Entry] = {}
+        self._burns: dict[int, tuple[Burn, ...]] = {}
+        self._reservations: dict[int, Reservation] = {}
+        self._next_entry_id = 0
+        self._next_user_id = 0
+
+    def store(self, book: Writing) -> None:
+        """Hand the net effect to the engine."""
+        book.store(self.changes)
+
+    # ---- accounts
+
+    def resource(self, name: object) -> Resource:
+        """The live resource of that name, or NotFound."""
+        found = self.policy.resources_by_name.get(name) if isinstance(name, str) else None
+        if found is None:
+            known = ", ".join(sorted(self.policy.resources_by_name)) or "none yet"
+            raise NotFound(f"no resource {name!r}", hint=f"known: {known}")
+        return found
+
+    def _loaded(self, user: str, resource: Resource) -> tuple[Account, dict[int, int]]:
+        """One user's account for a resource, and their pending holds (id to expiry)."""
+        key = (user, resource.id)
+        found = self._accounts.get(key)
+        if found is None:
+            stored = self.book.load_account(user, resource)
+            account = stored.account
+            if not account.known and user in self._user_ids:
+                # Met in this batch already, with another resource.
+                account.user_id, account.known = self._user_ids[user], True
+            found = self._accounts[key] = (account, stored.holds)
+            if account.known:
+                self._accounts_by_id[account.user_id, resource.id] = found
+        return found
+
+    def _load_windows(self, account: Account, now_ms: int) -> None:
+        policy = self.policy
+        calendar = policy.calendar
+        used = account.used
+        standing = resolve(policy, account, now_ms)
+        day_ms = calendar.day(now_ms).starts_at_ms
+        wanted = [(1440, day_ms), *((p, start_of(now_ms, p)) for p in standing.periods)]
+        if periods := looks_back(policy, account):
+            starts = {
+                start
+                for period in periods
+                for start in calendar.day_starts(calendar.window(period, now_ms))
+            }
+            wanted += [(1440, start) for start in starts if start != day_ms]
+        missing = [window for window in wanted if window not in used]
+        if not missing:
+            return
+        loaded = {}
+        if account.known:
+            loaded = self.book.load_counts(account.user_id, account.resource.id, missing)
+        for window in missing:
+            units, granted = loaded.get(window, (0, 0))
+            pending = self.changes.counters.get((account.resource.id, *window, account.user_id))
+            if pending is not None:
+                units, granted = units + pending[0], granted + pending[1]
+            used[window] = units
+            if granted:
+                account.granted[window] = granted
+
+    def _intern(self, account: Account, now_ms: int) -> None:
+        """Give a user nobody has heard of an id."""
+        if account.known:
+            return
+        known = self._user_ids.get(account.user)
+        if known is None:
+            if not self._next_user_id:
+                self._next_user_id = self._writing().next_user_id()
+            known = self._next_user_id
+            self._next_user_id += 1
+            self._user_ids[account.user] = known
+            self._names[known] = account.user
+            self.changes.users.append((known, account.user, now_ms))
+        account.user_id, account.known = known, True
+        resource_id = account.resource.id
+        self._accounts_by_id[known, resource_id] = self._accounts[account.user, resource_id]
+
+    def _writing(self) -> Writing:
+        return self.book  # type: ignore[return-value]
+
+    # ---- what is in the books and in this batch
+
+    def _refuse_closed(self, now_ms: int) -> None:
+        closed_until_ms = self.book.head.closed_until_ms
+        if closed_until_ms is not None and now_ms < closed_until_ms:
+            calendar = self.policy.calendar
+            raise ClockBehind(
+                f"this clock says {instant_text(now_ms, calendar)}, in a day that is closed",
+                hint="set the clock; safe to try again",
+            )
+
+    def _entry(self, entry_id: int) -> Entry:
+        entry = None
+        if could_be_an_id(entry_id):
+            entry = self._entries.get(entry_id) or self.book.entry(entry_id)
+        if entry is None:
+            raise NotFound(f"no entry {entry_id}")
+        return entry
+
+    def _entry_of_key(self, key: str) -> int | None:
+        entry_id = self._keys.get(key)
+        return self.book.entry_of_key(key) if entry_id is None else entry_id
+
+    def _remember(self, key: str, entry_id: int, now_ms: int) -> None:
+        self._keys[key] = entry_id
+        self.changes.keys.append((key, entry_id, now_ms))
+
+    def _reservation(self, reservation_id: int) -> Reservation:
+        hold = None
+        if could_be_an_id(reservation_id):
+            hold = self._reservations.get(reservation_id) or self.book.reservation(reservation_id)
+        if hold is None:
+            raise NotFound(f"no reservation {reservation_id}")
+        return hold
+
+    def _user_name(self, user_id: int) -> str:
+        return self._names.get(user_id) or self.book.user_name(user_id)
+
+    def _resource_name(self, resource_id: int) -> str:
+        found = self.policy.resources.get(resource_id)
+        if found is not None:
+            return found.name
+        return str(self.book.rows("resource", {"id": resource_id})[0]["name"])
+
+    # ---- changes
+
+    def _new_entry_id(self) -> int:
+        if not self._next_entry_id:
+            self._next_entry_id = self._writing().next_entry_id()
+        entry_id = self._next_entry_id
+        self._next_entry_id += 1
+        return entry_id
+
+    def _add_entry(self, entry: Entry) -> int:
+        self.changes.entries.append(entry)
+        self._entries[entry.id] = entry
+        first = self.changes.first_at_ms
+        if entry.at_ms < self.book.head.opened_at_ms and (first is None or entry.at_ms < first):
+            self.changes.first_at_ms = entry.at_ms
+        return entry.id
+
+    def _add_counter(
+        self,
+        key: tuple[int, int, int, int],
+        used: int,
+        granted: int,
+        denied: int = 0,
+        shadow_denied: int = 0,
+    ) -> None:
+        values = self.changes.counters.get(key)
+        if values is None:
+            self.changes.counters[key] = [used, granted, denied, shadow_denied]
+        else:
+            values[0] += used
+            values[1] += granted
+            values[2] += denied
+            values[3] += shadow_denied
+
+    def _add_demand(self, key: tuple[int, int, int, str, str, int], values: list[int]) -> None:
+        present = self.changes.demand.get(key)
+        if present is None:
+            self.changes.demand[key] = values
+        else:
+            for position, value in enumerate(values):
+                present[position] += value
+
+    def _book_correction(
+        self, at_ms: int, resource_id: int, tier_id: int, used: int, granted: int
+    ) -> None:
+        hour_ms = self.policy.calendar.hour_of(at_ms)
+        self._add_demand(
+            (hour_ms, resource_id, tier_id, CORRECTION, "tier", tier_id),
+            [0, -used, -granted, 0, 0],
+        )
+
+
+def start_of(at_ms: int, length_min: int) -> int:
+    """The start of the window, shorter than a day, that contains a moment."""
+    return at_ms - at_ms % (length_min * MINUTE_MS)
