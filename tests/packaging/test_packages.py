@@ -209,7 +209,7 @@ def steps() -> list[str]:
 def test_the_schemas_version_is_the_number_of_steps() -> None:
     numbers = [int(name[1:5]) for name in steps()]
     assert numbers == list(range(1, schema.SCHEMA_VERSION + 1))
-    assert len(schema.load_migrations().pending(empty_database())) == schema.SCHEMA_VERSION
+    assert len(step_names()) == schema.SCHEMA_VERSION
 
 
 def test_a_new_ledger_has_the_version_and_the_id_that_opening_asks_for(tmp_path: Path) -> None:
@@ -242,8 +242,7 @@ def test_sqlite_utils_finds_the_same_set_and_nothing_is_pending(tmp_path: Path) 
     assert listed.returncode == 0, listed.stderr
     applied, _, pending = listed.stdout.partition("Pending:")
     assert "quotactl" in applied
-    names = [migration.name for migration in schema.load_migrations().pending(empty_database())]
-    assert all(name in applied for name in names)
+    assert all(name in applied for name in step_names())
     assert pending.strip() == "(none)", listed.stdout
     before = (tmp_path / "ledger.db").read_bytes()
     migrated = run(*command, ROOT / "migrations", cwd=tmp_path)
@@ -251,7 +250,9 @@ def test_sqlite_utils_finds_the_same_set_and_nothing_is_pending(tmp_path: Path) 
     assert (tmp_path / "ledger.db").read_bytes() == before
 
 
-def empty_database() -> Any:
+def step_names() -> list[str]:
+    """The steps as the set itself counts them: all that an empty database lacks."""
     from sqlite_utils import Database
 
-    return Database(memory=True, execute_plugins=False)
+    with Database(memory=True, execute_plugins=False) as database:
+        return [migration.name for migration in schema.load_migrations().pending(database)]
