@@ -15,7 +15,10 @@ app = typer.Typer()
 
 @app.command("list")
 def list_acts(
-    limit: Annotated[str, typer.Option("--limit", metavar="N", help="The last so many.")] = "50",
+    limit: Annotated[
+        str | None,
+        typer.Option("--limit", metavar="N", help="The last so many; else 50 in a table."),
+    ] = None,
     user: OfUser = None,
     action: Annotated[
         str | None, typer.Option("--action", metavar="ACTION", help="Such as throttle.on.")
@@ -30,24 +33,24 @@ def list_acts(
     """
     from quotactl.reports import listing
 
-    count = parse_count(limit, "limit")
+    count = parse_count(limit, 50)
     with opened() as q:
         found = listing.audit_rows(q.engine, count=count, user=user, action=action)
-    if invocation().output == "table":
-        # Narrow enough for 80 columns; `audit show` has the rest.
-        rows = [
-            {
-                "id": act.id,
-                "at": act.at,
-                "actor": act.actor,
-                "act": " ".join(filter(None, (act.action, act.user, act.subject))),
-                "reason": " ".join(filter(None, (act.reason, act.ticket and f"({act.ticket})"))),
-            }
-            for act in found
-        ]
-        show(rows, ["id", "at", "actor", "act", "reason"])
-    else:
-        show(found, ["id", "at", "actor", "action", "user", "subject", "reason", "ticket"])
+    if invocation().output in {"json", "jsonl"}:
+        show(found, [])
+        return
+    # Narrow enough for 80 columns; `audit show` and JSON have the rest.
+    rows = [
+        {
+            "id": act.id,
+            "at": act.at,
+            "actor": act.actor,
+            "act": " ".join(filter(None, (act.action, act.user, act.subject))),
+            "reason": " ".join(filter(None, (act.reason, act.ticket and f"({act.ticket})"))),
+        }
+        for act in found
+    ]
+    show(rows, ["id", "at", "actor", "act", "reason"])
 
 
 @app.command("show")

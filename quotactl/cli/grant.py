@@ -42,7 +42,7 @@ def add(
     """
     from quotactl.policy.notation import parse_amount, parse_assignment
 
-    resource, text = parse_assignment(amount, "grant")
+    resource, text = parse_assignment(amount, "grant", example="image=10")
     units = parse_amount(text)
     with opened() as q:
         conclude(

@@ -68,8 +68,16 @@ def parse_id(text: str, what: str) -> int:
     return int(text)
 
 
-def parse_count(text: str, what: str) -> int:
-    """How many to show, a whole number from 1 on."""
+# More than any list has; still a number for SQLite.
+EVERYTHING = 2**53
+
+
+def parse_count(text: str | None, on_a_screen: int) -> int:
+    """How many to show. Unless told, a table has as many as a person reads, and a
+    program gets everything."""
+    from quotactl.cli.invocation import invocation
     from quotactl.policy.notation import parse_amount
 
-    return parse_amount(text, what)
+    if text is not None:
+        return parse_amount(text, "limit")
+    return on_a_screen if invocation().output == "table" else EVERYTHING

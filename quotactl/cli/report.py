@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quotactl.cli.invocation import Invocation, invocation
-from quotactl.errors import InvalidInput
+from quotactl.cli.invocation import invocation
+from quotactl.cli.options import parse_count
+from quotactl.cli.outcome import opened
 
 if TYPE_CHECKING:
-    from quotactl.api import Ledger
     from quotactl.reports.usage import Span
 
 app = typer.Typer(help="What was used, granted and denied.")
@@ -34,8 +34,9 @@ Resource = Annotated[
 @app.command("usage")
 def usage(
     by: Annotated[
-        str, typer.Option("--by", metavar="GROUP", help="user, tier, resource, day or hour.")
-    ] = "tier",
+        str | None,
+        typer.Option("--by", metavar="GROUP", help="user, tier, resource, day or hour; else tier."),
+    ] = None,
     day: Day = None,
     days: Days = None,
     first: From = None,
@@ -49,7 +50,9 @@ def usage(
     ] = None,
     limit: Annotated[
         str | None,
-        typer.Option("--limit", metavar="N", help="By user: only the N largest; else 100."),
+        typer.Option(
+            "--limit", metavar="N", help="By user: only the N largest; else 100 in a table."
+        ),
     ] = None,
 ) -> None:
     """Units used, granted and denied, today unless days are given.
@@ -68,8 +71,9 @@ def usage(
     from quotactl.reports.usage import usage as report
 
     this = invocation()
-    most = _limit(limit, USERS_SHOWN) if by == "user" else None
-    with _open(this) as ledger:
+    by = by or ("tier" if user is None else "user")
+    most = parse_count(limit, USERS_SHOWN) if by == "user" else None
+    with opened() as ledger:
         span, rows = report(
             ledger.engine,
             ledger.now_ms(),
@@ -114,7 +118,7 @@ def top(
     from quotactl.reports.usage import top as report
 
     this = invocation()
-    with _open(this) as ledger:
+    with opened() as ledger:
         span, rows = report(
             ledger.engine,
             ledger.now_ms(),
@@ -124,26 +128,9 @@ def top(
             first=first,
             last=last,
             resource=resource,
-            limit=_limit(limit, 10),
+            limit=10 if limit is None else parse_count(limit, 10),
         )
     this.emit(rows, columns=columns_of("user"), title=f"Most {by}, {_named(span)}")
-
-
-def _open(this: Invocation) -> Ledger:
-    import quotactl
-
-    return quotactl.connect(this.db, actor=this.actor)
-
-
-def _limit(text: str | None, default: int) -> int:
-    from quotactl.policy.notation import parse_amount
-
-    if text is None:
-        return default
-    number = parse_amount(text, "limit")
-    if number > 1_000_000:
-        raise InvalidInput(f"limit {number} is out of range", hint="at most 1000000")
-    return number
 
 
 def _days(text: str | None) -> int | None:

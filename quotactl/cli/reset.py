@@ -31,7 +31,7 @@ def daily() -> None:
         done = q.close_days()
     if this.output in {"json", "jsonl"}:
         this.emit(done)
-    elif done.closed or this.output != "table":
+    elif done.closed or this.format is not None:
         columns = ["day", "users", "requests", "used", "granted", "denied", "shadow_denied"]
         show(done.closed, columns)
     days = f"{len(done.closed)} day{'s' if len(done.closed) != 1 else ''} closed"

@@ -35,6 +35,7 @@ class _Terminated(BaseException):
 
 def run(argv: Sequence[str], table: Mapping[str, Entry] = COMMANDS) -> int:
     """Run the command that `argv` names and return its exit code; raises nothing."""
+    _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name may not fit the terminal's encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     with started(Invocation(argv)) as this:
@@ -53,6 +54,13 @@ def run(argv: Sequence[str], table: Mapping[str, Entry] = COMMANDS) -> int:
         except OSError as error:
             _discard_stdout()
             return _tell(f"can't write the output: {error.strerror}", 1)
+
+
+def _open_closed_streams() -> None:
+    """Give a stream that the caller closed (`>&-`) somewhere to go: Python has None there."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
 
 
 def _call(table: Mapping[str, Entry], this: Invocation) -> int:

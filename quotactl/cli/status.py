@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quotactl.cli.invocation import Invocation, invocation
+from quotactl.cli.outcome import opened
 
 
 def status() -> None:
@@ -12,12 +13,11 @@ def status() -> None:
       quotactl status
       quotactl status --json | jq .today
     """
-    import quotactl
     from quotactl.reports.status import left
     from quotactl.reports.status import status as report
 
     this = invocation()
-    with quotactl.connect(this.db, actor=this.actor) as ledger:
+    with opened() as ledger:
         state = report(ledger.engine, ledger.now_ms())
     if this.output != "table":
         this.emit(state)

@@ -18,7 +18,6 @@ app = typer.Typer()
 
 Throttle = Annotated[str, typer.Argument(metavar="ID|NAME", help="As `throttle list` shows it.")]
 
-_COLUMNS = ["id", "name", "kind", "value", "floor", "tiers", "resources", "ends_at"]
 _WORDS = {"tiers": "all", "resources": "all", "ends_at": "never"}
 
 
@@ -158,8 +157,8 @@ def list_throttles(everything: All = False) -> None:
     with opened() as q:
         found = listing.throttles(q.engine, q.now_ms(), everything=everything)
         state = ["state"] if everything else []
-        if invocation().output != "table":
-            show(found, [*_COLUMNS, *state, "reason"], words=_WORDS)
+        if invocation().output in {"json", "jsonl"}:
+            show(found, [])
             return
         # Fits into 80 columns, and reads as it is said.
         rows = [{**worded(view, _WORDS), "what": describe(view)} for view in found]
@@ -176,7 +175,7 @@ def show_throttle(throttle: Throttle) -> None:
     """
     from quotactl.reports import listing
 
-    with opened(notice=False) as q:
+    with opened() as q:
         found = listing.throttle_detail(q.engine, throttle, q.now_ms())
         invocation().emit(worded(found, _WORDS))
 

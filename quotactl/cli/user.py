@@ -75,8 +75,9 @@ def show_user(user: User) -> None:
 @app.command("list")
 def list_users(
     limit: Annotated[
-        str, typer.Option("--limit", metavar="N", help="At most so many: 1000, 40k.")
-    ] = "100",
+        str | None,
+        typer.Option("--limit", metavar="N", help="At most so many; else 100 in a table."),
+    ] = None,
     tier: Annotated[
         str | None, typer.Option("--tier", metavar="TIER", help="Those on this tier alone.")
     ] = None,
@@ -90,7 +91,7 @@ def list_users(
     from quotactl.reports import listing
 
     this = invocation()
-    count = parse_count(limit, "limit")
+    count = parse_count(limit, 100)
     with opened() as q:
         found, more = listing.users(q.engine, count=count, tier=tier)
         caption = f"the first {count}; more with --limit" if more else None

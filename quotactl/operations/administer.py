@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quotactl.errors import Conflict, InvalidInput
-from quotactl.ledger.engine import Reading
+from quotactl.ledger.engine import Reading, Row
 from quotactl.ledger.views import Outcome, ResourceView, SettingView, TierView
 from quotactl.operations.acts import Act, Acts
 from quotactl.policy.model import Limit, Policy, Tier
 from quotactl.policy.notation import check_name, check_unit, limit_text, parse_limit
 from quotactl.policy.settings import SETTINGS, setting_named, value_of
+from quotactl.policy.window import from_ms
 
 
 class Catalogue(Acts):
@@ -47,13 +48,17 @@ class Catalogue(Acts):
     ) -> Outcome:
         """Retire a resource: its history stays, nothing more is decided for it."""
         with self._act(reason=reason, ticket=ticket) as act:
+            if already := _retired(act, "resource", name):
+                at = from_ms(already["retired_at_ms"])
+                item = ResourceView(name, already["unit"], at).to_dict()
+                return Outcome(False, f"resource {name} is retired already", item)
             resource = act.resource(name)
             before = {t.name: limit_text(t.limits[resource.id]) for t in _listing(act, resource.id)}
             retire_resource(act, name)
             act.record(
                 "resource.delete", subject=name, before={"unit": resource.unit, "limits": before}
             )
-            item = ResourceView(name, resource.unit).to_dict()
+            item = ResourceView(name, resource.unit, from_ms(act.now_ms)).to_dict()
             return Outcome(True, f"resource {name} retired; its history stays", item)
 
     # ---- tiers
@@ -106,6 +111,10 @@ class Catalogue(Acts):
     ) -> Outcome:
         """Retire a tier; users on it need `move_to`. Its history and id stay."""
         with self._act(reason=reason, ticket=ticket) as act:
+            if already := _retired(act, "tier", name):
+                at = from_ms(already["retired_at_ms"])
+                item = TierView(name, False, bool(already["protected"]), {}, at).to_dict()
+                return Outcome(False, f"tier {name} is retired already", item)
             tier = act.tier(name)
             target = None if move_to is None else act.tier(move_to)
             if target is tier:
@@ -124,10 +133,11 @@ class Catalogue(Acts):
                 )
             if users and target is not None:
                 act.book.update("user", {"tier_id": tier.id}, {"tier_id": target.id})
-            item = tier_item(policy, tier)
+            before = tier_item(policy, tier)
             retire_tier(act, name)
             after = {"moved": users, "move_to": move_to} if users else None
-            act.record("tier.delete", subject=name, before=item, after=after)
+            act.record("tier.delete", subject=name, before=before, after=after)
+            item = TierView(name, False, tier.protected, {}, from_ms(act.now_ms)).to_dict()
             moved = f"; {users} moved to {move_to}" if users else ""
             return Outcome(True, f"tier {name} retired; its history stays{moved}", item)
 
@@ -375,6 +385,14 @@ def setting_views(book: Reading) -> list[SettingView]:
     """All settings."""
     stored = {row["key"]: row["value"] for row in book.rows("setting", order="key")}
     return [setting_view(stored, key) for key in SETTINGS]
+
+
+def _retired(act: Act, table: str, name: str) -> Row | None:
+    """The row of that name which was retired last, where none is live."""
+    rows = act.book.rows(table, {"name": name})
+    if not rows or any(row["retired_at_ms"] is None for row in rows):
+        return None
+    return rows[-1]
 
 
 def _listing(act: Act, resource_id: int) -> list[Tier]:

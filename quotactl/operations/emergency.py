@@ -70,8 +70,7 @@ class Emergency(Acts):
                 return replaced
             switch = _switch_on(act, "throttle.on", values, scope, name, ends_at_ms, replaced)
             view = switch_view(act.book, switch, act.now_ms)
-            end = instant_text(ends_at_ms, act.book.policy.calendar)
-            ending = f"until {end}" if ends_at_ms is not None else "with no end"
+            ending = _ending(act, ends_at_ms)
             was = f", in place of {', '.join(str(r['id']) for r in replaced)}" if replaced else ""
             message = f"throttle {_title(switch)} is on: {describe(view)}, {ending}{was}"
             return Outcome(True, message, view.to_dict())
@@ -119,9 +118,9 @@ class Emergency(Acts):
             ends_at_ms = _switch_end(act, duration=duration, until=until, no_expiry=no_expiry)
             if ends_at_ms is not None and ends_at_ms <= switch["starts_at_ms"]:
                 raise InvalidInput("the end lies before the start")
-            end = instant_text(ends_at_ms, act.book.policy.calendar)
+            ending = _ending(act, ends_at_ms)
             if ends_at_ms == switch["ends_at_ms"]:
-                message = f"throttle {_title(switch)} is on until {end} already"
+                message = f"throttle {_title(switch)} is on {ending} already"
                 return Outcome(False, message, view.to_dict())
             act.book.update("switch", {"id": switch["id"]}, {"ends_at_ms": ends_at_ms})
             act.book.touch_policy()
@@ -133,7 +132,7 @@ class Emergency(Acts):
             )
             moved = act.book.rows("switch", {"id": switch["id"]})[0]
             view = switch_view(act.book, moved, act.now_ms)
-            return Outcome(True, f"throttle {_title(switch)} is on until {end}", view.to_dict())
+            return Outcome(True, f"throttle {_title(switch)} is on {ending}", view.to_dict())
 
     def enforcement_set(
         self,
@@ -159,11 +158,12 @@ class Emergency(Acts):
             ends_at_ms = _switch_end(act, duration=duration, until=until, no_expiry=no_expiry)
             scope = _scope(act, resources, tiers)
             present = [s for s in _live(act, ENFORCEMENT_KINDS) if act.book.scope_of(s) == scope]
-            end = instant_text(ends_at_ms, act.book.policy.calendar)
             same = next((s for s in present if s["kind"] == mode), None)
-            if same is not None and same["ends_at_ms"] == ends_at_ms:
-                view = switch_view(act.book, same, act.now_ms)
-                return Outcome(False, f"enforcement is {mode} already, until {end}", view.to_dict())
+            if same is not None:
+                # The same again leaves the end where it is, unless one is named.
+                if duration is None and until is None and not no_expiry:
+                    ends_at_ms = same["ends_at_ms"]
+                return _move_end(act, same, ends_at_ms)
             for switch in present:
                 _end_switch(act, switch)
             values: Row = {"kind": mode, "freeze_grants": 0, "include_protected": 0}
@@ -171,8 +171,9 @@ class Emergency(Acts):
                 act, f"enforcement.{mode}", values, scope, None, ends_at_ms, present
             )
             view = switch_view(act.book, switch, act.now_ms)
-            ending = f"until {end}" if ends_at_ms is not None else "with no end"
-            message = f"enforcement is {mode} for {_whom(view)}, {ending}"
+            ending = _ending(act, ends_at_ms)
+            was = f", no more {present[0]['kind']}" if present else ""
+            message = f"enforcement is {mode} for {_whom(view)}, {ending}{was}"
             return Outcome(True, message, view.to_dict())
 
     def _enforce(self, act: Act, resources: Sequence[str], tiers: Sequence[str]) -> Outcome:
@@ -202,10 +203,10 @@ class Emergency(Acts):
             same_targets = act.book.scope_of(switch) == scope
             if same_targets and all(switch[field] == values.get(field) for field in _SAME):
                 view = switch_view(act.book, switch, act.now_ms)
-                end = instant_text(switch["ends_at_ms"], act.book.policy.calendar)
+                ending = _ending(act, switch["ends_at_ms"])
                 return Outcome(
                     False,
-                    f"throttle {_title(switch)} is already on until {end}; "
+                    f"throttle {_title(switch)} is already on {ending}; "
                     f"to move it: quotactl throttle extend {switch['id']}",
                     view.to_dict(),
                 )
@@ -378,6 +379,33 @@ def _switch_on(
 def _switch_off(act: Act, action: str, switch: Row) -> None:
     _end_switch(act, switch)
     act.record(action, subject=f"throttle {switch['id']}", before=_facts(act.book, switch))
+
+
+def _move_end(act: Act, switch: Row, ends_at_ms: int | None) -> Outcome:
+    """Move the end of an enforcement switch, or say that it lies there already."""
+    mode = switch["kind"]
+    if ends_at_ms == switch["ends_at_ms"]:
+        view = switch_view(act.book, switch, act.now_ms)
+        message = f"enforcement is {mode} already, {_ending(act, ends_at_ms)}; to move it: --for"
+        return Outcome(False, message, view.to_dict())
+    act.book.update("switch", {"id": switch["id"]}, {"ends_at_ms": ends_at_ms})
+    act.book.touch_policy()
+    act.record(
+        "enforcement.extend",
+        subject=f"enforcement {switch['id']}",
+        before={"ends_at": _moment(switch["ends_at_ms"])},
+        after={"ends_at": _moment(ends_at_ms)},
+    )
+    moved = act.book.rows("switch", {"id": switch["id"]})[0]
+    view = switch_view(act.book, moved, act.now_ms)
+    message = f"enforcement is {mode} for {_whom(view)}, now {_ending(act, ends_at_ms)}"
+    return Outcome(True, message, view.to_dict())
+
+
+def _ending(act: Act, ends_at_ms: int | None) -> str:
+    if ends_at_ms is None:
+        return "with no end"
+    return f"until {instant_text(ends_at_ms, act.book.policy.calendar)}"
 
 
 def _end_switch(act: Act, switch: Row) -> None:

@@ -117,7 +117,7 @@ class People(Acts):
             count = f"{len(wanted)} user{'s' if len(wanted) != 1 else ''}"
             if not added and not moved:
                 return Outcome(False, f"{count} on these tiers already", item)
-            act.record("user.import", subject=f"sha256 {digest}", after=item)
+            act.record("user.import", subject=f"sha256 {digest[:12]}", after=item)
             message = f"{count}: {added} new, {moved} moved"
             return Outcome(True, message, item)
 
@@ -273,10 +273,16 @@ class People(Acts):
                         "audit_id": audit_id,
                     },
                 )
-            stored = act.book.rows("override", {"id": made[-1]["id"]})[0]
+            views = [
+                override_view(act.book, act.book.rows("override", {"id": one["id"]})[0], act.now_ms)
+                for one in made
+            ]
+            item = views[-1].to_dict()
+            if len(views) > 1:
+                item["overrides"] = [view.to_dict() for view in views]
             was = f"; was {', '.join(before)}" if before else ""
             message = f"{user} has {resource} {limit} {end}{was}{_new(new)}"
-            return Outcome(True, message, override_view(act.book, stored, act.now_ms).to_dict())
+            return Outcome(True, message, item)
 
     def clear_override(
         self,

@@ -27,7 +27,7 @@ from quotactl.policy.window import (
 ID_LENGTH_MAX = 256
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}\Z")
-_NUMBER = re.compile(r"([0-9]{1,17})([kM]?)\Z")
+_NUMBER = re.compile(r"([0-9]{1,400})([kM]?)\Z")
 _PERIOD = re.compile(r"([0-9]{1,6})(m|h|d)\Z")
 _DURATION = re.compile(
     r"(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?\Z"
@@ -60,7 +60,7 @@ def check_id(text: object, what: str) -> str:
     """
     if not isinstance(text, str):
         raise InvalidInput(f"{what} must be text, not {shown(text)}")
-    if not text:
+    if not text or text.isspace():
         raise InvalidInput(f"{what} is empty")
     if len(text) > ID_LENGTH_MAX:
         raise InvalidInput(f"{what} has {len(text)} characters", hint=f"at most {ID_LENGTH_MAX}")
@@ -189,12 +189,14 @@ def limit_text(limits: tuple[Limit, ...]) -> str:
     return ",".join(str(limit) for limit in ordered)
 
 
-def parse_assignment(text: str, what: str = "value") -> tuple[str, str]:
+def parse_assignment(
+    text: str, what: str = "value", *, example: str = "image=3/day"
+) -> tuple[str, str]:
     """`image=3/day` as ("image", "3/day")."""
     name, equals, value = text.partition("=")
     if not equals or not name or not value:
         raise InvalidInput(
-            f"{what} {shown(text)} is not of the form RESOURCE=VALUE", hint="such as image=3/day"
+            f"{what} {shown(text)} is not of the form RESOURCE=VALUE", hint=f"such as {example}"
         )
     return name, value
 

@@ -29,7 +29,7 @@ class ResourceToday(View):
 
 @dataclass(frozen=True)
 class Status(View):
-    """`enforcement` is on unless a switch is in force; `due` are days waiting to be closed."""
+    """`enforcement` is on, shadow, off, or partial; `due` are days waiting to be closed."""
 
     name: str
     zone: str
@@ -73,7 +73,7 @@ def status(engine: Engine, now_ms: int) -> Status:
             default_tier=None if policy.default_tier is None else policy.default_tier.name,
             tiers=len(policy.tiers),
             users=book.count_all_users(),
-            enforcement=modes[0].kind if modes else "on",
+            enforcement=_mode(modes),
             throttles=tuple(v for row, v in live if row["kind"] in THROTTLE_KINDS),
             enforcement_switches=modes,
             today=tuple(
@@ -90,6 +90,14 @@ def status(engine: Engine, now_ms: int) -> Status:
             last_closed=None if until_ms is None else calendar.date_of(until_ms - 1).isoformat(),
             due=tuple(calendar.date_of(d.starts_at_ms).isoformat() for d in due_days(book, now_ms)),
         )
+
+
+def _mode(switches: tuple[SwitchView, ...]) -> str:
+    """The mode for everybody, or `partial` where only some resources or tiers are exempt."""
+    everywhere = {s.kind for s in switches if s.resources is None and s.tiers is None}
+    if everywhere:
+        return "off" if "off" in everywhere else "shadow"
+    return "partial" if switches else "on"
 
 
 def left(view: SwitchView, now: datetime) -> str:

@@ -155,8 +155,8 @@ def top(
     """The users with the most units `by`: used, granted, denied or shadow_denied."""
     if by not in TOP_BY:
         raise InvalidInput(f"nobody is at the top by {by!r}", hint=f"by {', '.join(TOP_BY)}")
-    if not 1 <= limit <= 1_000_000:
-        raise InvalidInput(f"limit {limit} is out of range", hint="1 to 1000000")
+    if limit < 1:
+        raise InvalidInput(f"limit {limit} is out of range", hint="1 or more")
     with engine.reading() as book:
         span = span_of(book, now_ms, day=day, days=days, first=first, last=last)
         rows = _by_user(

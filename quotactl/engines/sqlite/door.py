@@ -215,9 +215,15 @@ def schema_version(connection: sqlite3.Connection, path: Path) -> int:
     with translated(path):
         (application_id,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
+        steps = 0
+        if application_id == APPLICATION_ID:
+            # A step that did not say its number all the same makes the ledger newer.
+            (steps,) = connection.execute(
+                "SELECT count(*) FROM _sqlite_migrations WHERE migration_set = 'quotactl'"
+            ).fetchone()
     if application_id != APPLICATION_ID:
         raise LedgerCorrupt(f"{path} is not a quotactl ledger", hint="make one: quotactl init PATH")
-    return int(version)
+    return max(int(version), steps)
 
 
 def check_schema(connection: sqlite3.Connection, path: Path, *, older_too: bool = False) -> None:
