@@ -213,7 +213,10 @@ class Group(TyperGroup):
         _format_options(self, ctx, formatter)
 
     def format_epilog(self, ctx: Context, formatter: HelpFormatter) -> None:  # noqa: ARG002
-        _format_examples(self.examples, formatter)
+        # A noun's examples are the first of each of its verbs.
+        verbs = [verb for verb in self.commands.values() if isinstance(verb, Verb)]
+        firsts = [verb.examples.split("\n", 1)[0] for verb in verbs if verb.examples]
+        _format_examples(self.examples or "\n".join(firsts), formatter)
 
 
 class Root(Group):
@@ -228,6 +231,10 @@ class Root(Group):
             rich_markup_mode=None,
         )
         self.table = table
+        self.examples = _EXAMPLES
+
+    def format_epilog(self, ctx: Context, formatter: HelpFormatter) -> None:  # noqa: ARG002
+        _format_examples(self.examples, formatter)
 
     def list_commands(self, ctx: Context) -> list[str]:  # noqa: ARG002
         return list(self.table)
@@ -241,6 +248,14 @@ class Root(Group):
             with formatter.section(section):
                 # One width for all sections, else each has a column of its own.
                 formatter.write_dl([(name.ljust(width), text) for name, text in rows])
+
+
+# Written here: those of the commands would have to be imported.
+_EXAMPLES = """\
+  quotactl demo
+  quotactl init ledger.db --zone Europe/Rome
+  quotactl consume ada image --json
+  quotactl throttle on --tier free --resource image --cap 1/day --reason melting"""
 
 
 class _Loader(Mapping[str, "Command"]):

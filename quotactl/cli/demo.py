@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +11,6 @@ import typer
 from quotactl.cli.invocation import Invocation, invocation
 
 if TYPE_CHECKING:
-    from quotactl.api import Ledger
     from quotactl.demo import Demo
 
 
@@ -38,7 +38,7 @@ def demo(
     this = invocation()
     if path is None:
         path = str(Path(tempfile.mkdtemp(prefix="quotactl-demo-")) / "demo.db")
-    made = run(Path(path))
+    made = run(Path(path).absolute())
     if this.output in ("json", "jsonl"):
         this.emit(made)
         return
@@ -46,86 +46,53 @@ def demo(
 
 
 def _show(this: Invocation, made: Demo) -> None:
-    import quotactl
-    from quotactl.reports.usage import columns_of, top, usage
+    """Tell what happened, by the very commands that show it again."""
 
-    with quotactl.connect(made.path) as ledger:
-        say = _Narrator(this, made)
-        say.head(f"{made.requests} requests on {made.day}, before and after the flip at 14:00.")
-        _, rows = usage(ledger.engine, ledger.now_ms(), by="hour", day=made.day, tier="free")
-        say.table(
-            "What it did to free users, hour by hour",
-            [
-                {
-                    "hour": row.key[11:16],
-                    "requests": row.requests,
-                    "used": row.used,
-                    "granted": row.granted,
-                    "denied": row.denied,
-                    "throttle": "cap 1/day" if "14" <= row.key[11:13] < "20" else "",
-                }
-                for row in rows
-            ],
-            f"report usage --by hour --tier free --day {made.day}",
-        )
-        _, rows = usage(ledger.engine, ledger.now_ms(), by="tier", day=made.day)
-        say.table("The day by tier", rows, f"report usage --by tier --day {made.day}")
-        _, rows = top(ledger.engine, ledger.now_ms(), by="denied", day=made.day, limit=5)
-        say.table(
-            "Who was denied most",
-            rows,
-            f"report top --by denied --limit 5 --day {made.day}",
-            columns_of("user"),
-        )
-        say.table("The switch that was thrown", _switches(ledger), "throttle list --all")
-        verified = ledger.verify()
-    state = "every counter adds up" if verified.ok else "DIFFERENCES FOUND"
-    say.head(f"{verified.entries} entries, {verified.counters} counters: {state}.")
-    say.command("db verify")
-    say.head("Ask it yourself:")
-    say.command("consume free-000 image")
-    say.command("user show free-001")
-    say.command("audit list")
-    say.head(f"The ledger is {made.path}")
+    def tell(text: str) -> None:
+        if not this.quiet:
+            this.write(f"\n{text}\n")
+
+    def show(command: str) -> None:
+        if this.quiet:
+            return
+        this.write(f"$ {_program()} --db {shlex.quote(made.path)} {command}\n")
+        sys.stdout.flush()
+        _run(this, ["--db", made.path, *shlex.split(command)])
+
+    day = made.day
+    tell(
+        f"{made.requests} requests on {day}. At 14:00 on-call put free users on 1 a day,\n"
+        "for six hours. Hour by hour, free users:"
+    )
+    show(f"report usage --by hour --tier free --day {day}")
+    tell("The day by tier. Pro is protected, and was not touched:")
+    show(f"report usage --by tier --day {day}")
+    tell("Who was refused most, repeated attempts counted:")
+    show(f"report top --by denied --limit 5 --day {day}")
+    tell("The switch that was thrown, and that ended by itself:")
+    show("throttle list --all")
+    tell("Every counter is a sum of entries, and adds up:")
+    show("db verify")
+    tell("Ask it yourself:")
+    for command in ("consume free-000 image", "user show free-001", "audit list", "--help"):
+        if not this.quiet:
+            this.write(f"$ {_program()} --db {shlex.quote(made.path)} {command}\n")
+    tell(f"The ledger is {made.path}")
 
 
-class _Narrator:
-    """Tables on stdout, each with the command that shows it again."""
+def _run(this: Invocation, words: list[str]) -> None:
+    """Run another command as if it had been typed, in the format that was asked for."""
+    from quotactl.cli.run import run
 
-    def __init__(self, this: Invocation, made: Demo) -> None:
-        self._this = this
-        self._db = shlex.quote(made.path)
-
-    def head(self, text: str) -> None:
-        if not self._this.quiet:
-            self._this.write(f"\n{text}\n")
-
-    def table(
-        self, title: str, rows: object, command: str, columns: list[str] | None = None
-    ) -> None:
-        if not self._this.quiet:
-            self._this.write("\n")
-        self._this.emit(rows, columns=columns, title=title)  # type: ignore[arg-type]
-        self.command(command)
-
-    def command(self, command: str) -> None:
-        if not self._this.quiet:
-            self._this.write(f"  quotactl --db {self._db} {command}\n")
+    options = [] if this.format is None else ["-o", this.format]
+    run([*options, *words])
 
 
-def _switches(ledger: Ledger) -> list[dict[str, object]]:
-    from quotactl.operations.emergency import describe, switch_view
+def _program() -> str:
+    """How this program was called: `quotactl`, or its path where that would not be found."""
+    import shutil
 
-    with ledger.engine.reading() as book:
-        views = [switch_view(book, row, ledger.now_ms()) for row in book.rows("switch")]
-    return [
-        {
-            "id": view.id,
-            "name": view.name,
-            "what": describe(view),
-            "starts_at": view.starts_at,
-            "ends_at": view.ends_at,
-            "reason": view.reason,
-        }
-        for view in views
-    ]
+    typed = sys.argv[0]
+    if not typed.endswith("/quotactl") or shutil.which("quotactl") == typed:
+        return "quotactl"
+    return shlex.quote(typed)

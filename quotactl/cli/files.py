@@ -12,14 +12,20 @@ from quotactl.errors import InvalidInput, NotFound
 
 
 @contextmanager
-def open_text(path: str, what: str) -> Iterator[TextIO]:
-    """A UTF-8 text file, with one line of error where it can't be had or read."""
+def open_text(path: str, what: str, *, errors: str = "strict") -> Iterator[TextIO]:
+    """A UTF-8 text file, with one line of error where it can't be had or read.
+
+    With `errors="surrogateescape"` what is not UTF-8 arrives as lone surrogates,
+    so that one bad line does not spoil the others.
+    """
     try:
         if path == "-":
-            sys.stdin.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
+            sys.stdin.reconfigure(  # type: ignore[union-attr]
+                encoding="utf-8", errors=errors, newline=""
+            )
             yield sys.stdin
         else:
-            with open(path, encoding="utf-8", newline="") as file:  # noqa: PTH123
+            with open(path, encoding="utf-8", errors=errors, newline="") as file:  # noqa: PTH123
                 yield file
     except FileNotFoundError:
         raise NotFound(f"no {what} {path!r}") from None

@@ -99,31 +99,31 @@ def _replay(
     import tempfile
 
     import quotactl
+    from quotactl.cli.files import open_text
+    from quotactl.operations.acts import system_clock
     from quotactl.operations.replay import first_time, replay
     from quotactl.operations.trace import Columns, read_trace
     from quotactl.policy.window import calendar_of, from_ms
 
     assert isinstance(columns, Columns)
     with (
-        _opened(trace) as file,
+        open_text(str(trace), "trace", errors="surrogateescape") as file,
         tempfile.TemporaryDirectory(prefix="quotactl-replay-") as scratch,
     ):
         rows = read_trace(file, columns, calendar_of(zone))
         started_ms, read = first_time(rows)
-        if started_ms is None:
-            raise InvalidInput(
-                f"{trace} has no row that can be read",
-                hint=f"line {read[0].line}: {read[0].why}" if read else None,
-            )
-        begin = from_ms(started_ms)
+        begin = system_clock() if started_ms is None else from_ms(started_ms)
         path = Path(scratch) / "replay.db" if keep is None else Path(keep)
-        with quotactl.create(
-            path,
-            name=f"replay of {trace.name}"[:256],
-            zone=zone,
-            clock=lambda: begin,
-            actor=this.actor,
-        ) as ledger:
+        with (
+            quotactl.create(
+                path,
+                name=f"replay of {trace.name}"[:256],
+                zone=zone,
+                clock=lambda: begin,
+                actor=this.actor,
+            ) as ledger,
+            _whole_or_not_at_all(path),
+        ):
             if keep is None:
                 # Nobody needs a scratch ledger after a power cut.
                 ledger.admin.set_setting("durability", "relaxed")
@@ -133,11 +133,14 @@ def _replay(
 
 
 @contextmanager
-def _opened(trace: Path) -> Iterator[typer.FileText]:
-    from quotactl.cli.files import open_text
-
-    with open_text(str(trace), "trace") as file:
-        yield file  # type: ignore[misc]
+def _whole_or_not_at_all(path: Path) -> Iterator[None]:
+    """Remove a ledger that was broken off half-way, so that the same command works again."""
+    try:
+        yield
+    except BaseException:
+        for suffix in ("", "-wal", "-shm", "-queue", "-turn"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def delete(name: ResourceName, reason: Reason = None, ticket: Ticket = None) -> 
     from quotactl.reports import listing
 
     with opened() as q:
-        rehearsed(q).delete_resource(name, reason=reason, ticket=ticket)
-        if tiers := listing.tiers_that_list(q.engine, name):
+        planned = rehearsed(q).delete_resource(name, reason=reason, ticket=ticket)
+        if planned.changed and (tiers := listing.tiers_that_list(q.engine, name)):
             invocation().confirm(f"Delete resource {name}, limited on {', '.join(tiers)}?")
         conclude(q.admin.delete_resource(name, reason=reason, ticket=ticket))

@@ -12,7 +12,7 @@ import io
 import os
 import signal
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
@@ -35,7 +35,11 @@ class _Terminated(BaseException):
 
 def run(argv: Sequence[str], table: Mapping[str, Entry] = COMMANDS) -> int:
     """Run the command that `argv` names and return its exit code; raises nothing."""
-    _open_closed_streams()
+    with _somewhere_to_write():
+        return _run(argv, table)
+
+
+def _run(argv: Sequence[str], table: Mapping[str, Entry]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name may not fit the terminal's encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     with started(Invocation(argv)) as this:
@@ -56,11 +60,16 @@ def run(argv: Sequence[str], table: Mapping[str, Entry] = COMMANDS) -> int:
             return _tell(f"can't write the output: {error.strerror}", 1)
 
 
-def _open_closed_streams() -> None:
+@contextmanager
+def _somewhere_to_write() -> Iterator[None]:
     """Give a stream that the caller closed (`>&-`) somewhere to go: Python has None there."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+    with ExitStack() as opened:
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:
+                nowhere = opened.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123
+                setattr(sys, name, nowhere)
+                opened.callback(setattr, sys, name, None)
+        yield
 
 
 def _call(table: Mapping[str, Entry], this: Invocation) -> int:

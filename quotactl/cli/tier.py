@@ -83,9 +83,8 @@ def delete(
     from quotactl.reports import listing
 
     with opened() as q:
-        rehearsed(q).delete_tier(tier, move_to=move_to, reason=reason, ticket=ticket)
-        users = listing.tier_detail(q.engine, tier).users
-        if users:
+        planned = rehearsed(q).delete_tier(tier, move_to=move_to, reason=reason, ticket=ticket)
+        if planned.changed and (users := listing.tier_detail(q.engine, tier).users):
             whom = f"{users} user{'s' if users > 1 else ''}"
             invocation().confirm(f"Delete tier {tier} and move its {whom} to {move_to}?")
         conclude(q.admin.delete_tier(tier, move_to=move_to, reason=reason, ticket=ticket))

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from quotactl.cli import main
+
 
 def test_init_makes_a_private_ledger_and_says_what_comes_next(empty: Any, tmp_path: Path) -> None:
     ran = empty.ok("init new.db --name 'the new one' --zone Europe/Rome --json")
@@ -484,3 +486,78 @@ def test_every_list_is_a_bare_array_also_when_it_is_empty(empty: Any) -> None:
         assert empty.ok(f"{noun} list --json").out == "[]\n"
         assert empty.ok(f"{noun} list").out.count("\n") == 1
     assert json.loads(empty.ok("audit list --json").out)[0]["action"] == "init"
+
+
+# ---- what an acceptance from outside had found
+
+
+def test_a_closed_stream_is_no_failure(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["--db", str(cli.path), "consume", "ada", "image"]) == 0
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.stderr", None)
+    assert main(["--db", str(cli.path), "tier", "show", "nope"]) == 6
+    assert subprocess.run(
+        f"exec {sys.executable} -m quotactl --db {cli.path} tier list >&- 2>&-",
+        shell=True, check=False,
+    ).returncode == 0  # fmt: skip
+
+
+def test_a_program_gets_the_whole_list(cli: Any) -> None:
+    for n in range(130):
+        cli.ok(f"user set-tier u{n} plus")
+    assert len(cli.json("user list")) == 130
+    assert len(cli.ok("user list").out.splitlines()) == 131
+    assert len(cli.json("audit list")) == 132
+    assert len(cli.json("user list --limit 7")) == 7
+    table = cli.ok("user list -o table").out
+    assert "u99" in table
+    assert "u100" not in table
+    assert "the first 100; more with --limit" in table
+
+
+def test_retired_twice_is_already_so(cli: Any) -> None:
+    cli.ok("tier create trial")
+    first = cli.json("tier delete trial")
+    assert (first["changed"], first["limits"]) == (True, {})
+    assert first["retired_at"] is not None
+    assert cli.json("tier delete trial")["changed"] is False
+    cli.ok("resource create audio")
+    assert cli.json("resource delete audio")["changed"] is True
+    assert cli.json("resource delete audio")["changed"] is False
+    assert cli("tier delete never-there").code == 6
+
+
+def test_enforcement_that_is_so_already_keeps_its_end_unless_one_is_named(cli: Any) -> None:
+    first = cli.json("enforcement off --tier free --for 2h --reason x")
+    again = cli.json("enforcement off --tier free --reason x")
+    assert (again["id"], again["changed"], again["ends_at"]) == (
+        first["id"],
+        False,
+        first["ends_at"],
+    )
+    moved = cli.json("enforcement off --tier free --for 5h --reason x")
+    assert (moved["id"], moved["changed"]) == (first["id"], True)
+    assert moved["ends_at"] > first["ends_at"]
+    assert cli.json("status")["enforcement"] == "partial"
+    other = cli.json("enforcement shadow --tier free --reason x")
+    assert [s["id"] for s in cli.json("enforcement show")] == [other["id"]]
+
+
+def test_every_override_that_was_set_is_told(cli: Any) -> None:
+    made = cli.json("override set bob image=50/day,5/minute --reason x")
+    assert [o["limit"] for o in made["overrides"]] == [5, 50]
+
+
+def test_a_ledger_with_a_step_that_is_not_known_is_newer(cli: Any) -> None:
+    cli.sql(
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) "
+        "VALUES ('quotactl', 'm9999_later', 'then')"
+    )
+    assert cli("status").code == 78
+    assert cli("db migrate").code == 78
+
+
+@pytest.mark.parametrize("words", ["--help", "tier --help", "throttle --help", "report --help"])
+def test_groups_have_examples_too(words: str, cli: Any) -> None:
+    assert "\nExamples:\n  quotactl " in cli.ok(words).out

@@ -63,7 +63,7 @@ BAD = [
     ("consume ada image -1", 2, "no such option: -1; a quantity is 1 or more"),
     ("consume -- ada image -1", 2, "amount '-1' is not a whole number"),
     ("consume ada image 1.5", 2, "amount '1.5' is not a whole number"),
-    ("consume ada image 9223372036854775808", 2, "is not a whole number"),
+    ("consume ada image 9223372036854775808", 2, "is out of range"),
     ("consume ada image 9007199254740992", 2, "is out of range"),
     ("consume ada image ٣", 2, "is not a whole number"),
     ("check ada image 0", 2, "amount 0 is out of range"),

@@ -13,14 +13,11 @@ import quotactl
 from quotactl.cli import main
 
 
-@pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    path = tmp_path_factory.mktemp("demo") / "demo.db"
-    with pytest.MonkeyPatch.context() as patch:
-        lines: list[str] = []
-        patch.setattr("sys.stdout.write", lines.append)
-        assert main(["demo", str(path)]) == 0
-    return path, "".join(lines)
+@pytest.fixture
+def shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Path, str]:
+    path = tmp_path / "demo.db"
+    assert main(["demo", str(path)]) == 0
+    return path, capsys.readouterr().out
 
 
 def test_the_demo_says_where_its_ledger_is_and_it_verifies(shown: tuple[Path, str]) -> None:
@@ -30,14 +27,16 @@ def test_the_demo_says_where_its_ledger_is_and_it_verifies(shown: tuple[Path, st
         assert ledger.verify().ok
 
 
-def test_every_command_that_the_demo_names_works(
+def test_every_command_that_the_demo_names_shows_again_what_it_showed(
     shown: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    commands = re.findall(r"^  quotactl (.*)$", shown[1], flags=re.MULTILINE)
-    assert len(commands) >= 7
-    for command in commands:
+    steps = re.findall(r"^\$ \S+ (.*)\n((?:(?!\$ |\n).*\n)*)", shown[1], flags=re.MULTILINE)
+    assert len(steps) >= 8
+    assert sum(bool(printed) for _, printed in steps) >= 5
+    for command, printed in steps:
         assert main(shlex.split(command)) in {0, 3}, command
-        assert capsys.readouterr().out, command
+        if printed:
+            assert capsys.readouterr().out == printed, command
 
 
 def test_the_throttle_lowered_what_free_users_got(
@@ -62,4 +61,5 @@ def test_the_demo_is_the_same_every_time(
         path = tmp_path / f"{name}.db"
         assert main(["demo", str(path)]) == 0
         texts.append(capsys.readouterr().out.replace(str(path), "PATH"))
+    assert "gpu-melt" in texts[0]
     assert texts[0] == texts[1]

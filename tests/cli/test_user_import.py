@@ -25,7 +25,8 @@ def test_an_import_moves_and_adds_in_one_audit_row_with_the_digest(
     tiers = {user["user"]: user["tier"] for user in cli.json("user list")}
     assert tiers == {"ada": "plus", "bob": "pro", "cyd": "free"}
     (act,) = cli.json("audit list --action user.import")
-    assert (act["subject"], act["reason"]) == (f"sha256 {digest}", "new contract")
+    assert act["after"]["sha256"] == digest
+    assert (act["subject"], act["reason"]) == (f"sha256 {digest[:12]}", "new contract")
 
 
 def test_a_second_import_is_already_so(cli: Any, tmp_path: Path) -> None:

@@ -230,3 +230,43 @@ def test_an_existing_file_is_never_overwritten(
     assert main([*arguments, "--keep", str(kept)]) == 7
     assert kept.read_text() == "mine"
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_line_that_is_not_utf8_is_skipped_and_the_rest_goes_on(
+    tmp_path: Path, policy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_bytes(
+        b"at,user\n2025-03-01T10:00:00Z,ada\n2025-03-01T10:00:01Z,caf\xe9\n"
+        b"2025-03-01T10:00:02Z,ada\n"
+    )
+    result = replayed(capsys, str(trace), "--policy", policy)
+    assert (result["allowed"], result["skipped"]) == (2, 1)
+    assert result["skipped_rows"][0]["line"] == 3
+
+
+@pytest.mark.parametrize(("rows", "count"), [("", 0), ("x,ada\ny,bob\n", 2)])
+def test_a_trace_of_which_nothing_can_be_read_is_counted_all_the_same(
+    tmp_path: Path, policy: str, capsys: pytest.CaptureFixture[str], rows: str, count: int
+) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("at,user\n" + rows)
+    result = replayed(capsys, str(trace), "--policy", policy)
+    assert (result["requests"], result["skipped"]) == (count, count)
+    assert result["by_day"] == []
+
+
+def test_a_kept_ledger_is_whole_or_not_there(
+    tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from quotactl.operations.batch import Batch
+
+    def broken_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Batch, "consume", broken_off)
+    trace, kept = tmp_path / "trace.csv", tmp_path / "kept.db"
+    write_trace(trace, 5, 6)
+    arguments = ["replay", str(trace), "--policy", policy, "--amount", "images"]
+    assert main([*arguments, "--keep", str(kept)]) == 130
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["free3.toml", "trace.csv"]

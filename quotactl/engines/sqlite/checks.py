@@ -153,13 +153,21 @@ def _damage(connection: sqlite3.Connection) -> Iterator[Finding]:
 
 
 def _demand(connection: sqlite3.Connection, days: list[tuple[int, int]]) -> Iterator[Finding]:
-    """Hourly demand of a day against the sum of its counters, per resource."""
+    """Hourly demand of a day, per resource: what was used and granted against the
+    entries, what was denied, which has none, against the sum of the counters."""
+    taken = {
+        (resource_id, day_ms): sums
+        for resource_id, day_ms, *sums in connection.execute(
+            "SELECT resource_id, day_ms, sum(amount - granted), sum(granted) FROM entry "
+            "WHERE id > (SELECT checkpoint_entry_id FROM ledger) AND day_ms IS NOT NULL "
+            "GROUP BY resource_id, day_ms"
+        )
+    }
     resources = [row[0] for row in connection.execute("SELECT id FROM resource")]
     for starts_at_ms, reset_at_ms in days:
         for resource_id in resources:
-            counted = connection.execute(
-                "SELECT ifnull(sum(used), 0), ifnull(sum(granted), 0), total(denied), "
-                "total(shadow_denied) FROM counter "
+            denied = connection.execute(
+                "SELECT total(denied), total(shadow_denied) FROM counter "
                 "WHERE resource_id = ? AND period = 1440 AND starts_at_ms = ?",
                 (resource_id, starts_at_ms),
             ).fetchone()
@@ -170,9 +178,10 @@ def _demand(connection: sqlite3.Connection, days: list[tuple[int, int]]) -> Iter
                 (starts_at_ms, reset_at_ms, resource_id),
             ).fetchone()
             where = {"resource_id": resource_id, "period": 1440, "starts_at_ms": starts_at_ms}
-            for field, expected, found in zip(
-                ("used", "granted", "denied", "shadow_denied"), counted, booked, strict=True
+            expected = (*taken.get((resource_id, starts_at_ms), (0, 0)), *denied)
+            for field, wanted, found in zip(
+                ("used", "granted", "denied", "shadow_denied"), expected, booked, strict=True
             ):
                 # Denied units stop counting at 2^53 - 1, each sum at its own time.
-                if expected != found and max(expected, found) < AMOUNT_MAX:
-                    yield f"demand.{field}", where, int(expected), int(found)
+                if wanted != found and max(wanted, found) < AMOUNT_MAX:
+                    yield f"demand.{field}", where, int(wanted), int(found)

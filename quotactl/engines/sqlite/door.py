@@ -216,8 +216,8 @@ def schema_version(connection: sqlite3.Connection, path: Path) -> int:
         (application_id,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         steps = 0
-        if application_id == APPLICATION_ID:
-            # A step that did not say its number all the same makes the ledger newer.
+        if application_id == APPLICATION_ID and version <= SCHEMA_VERSION:
+            # A step that did not raise the version all the same makes the ledger newer.
             (steps,) = connection.execute(
                 "SELECT count(*) FROM _sqlite_migrations WHERE migration_set = 'quotactl'"
             ).fetchone()
