@@ -792,7 +792,7 @@ class Model:
         return self.switch_on(wanted)
 
     def enforce(self, wanted: Switch, now: int) -> Switch | None:
-        """None if that is in force already."""
+        """None if that is in force already; one that is only to end elsewhere is moved."""
         for old in self.switches:
             if (
                 old.kind in ("shadow", "off")
@@ -802,6 +802,9 @@ class Model:
             ):
                 if (old.kind, old.ends) == (wanted.kind, wanted.ends):
                     return None
+                if old.kind == wanted.kind:
+                    old.ends = wanted.ends
+                    return old
                 old.gone = True
         return self.switch_on(wanted)
 
