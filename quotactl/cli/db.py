@@ -28,7 +28,8 @@ def verify() -> int:
     elif not found.ok or this.output != "table":
         show(found.differences, ["what", "where", "expected", "found"])
     counts = f"{found.entries} entries, {found.counters} counters, {found.audit_rows} audit rows"
-    result = "no differences" if found.ok else f"{len(found.differences)} differences"
+    many = "" if len(found.differences) == 1 else "s"
+    result = "no differences" if found.ok else f"{len(found.differences)} difference{many}"
     this.say(f"{result} in {counts}; audit hash {found.audit_hash}")
     return 0 if found.ok else 8
 

@@ -130,6 +130,9 @@ class Machine(RuleBasedStateMachine):
         path = Path(self.folder.name) / "ledger.db"
         ledger = quotactl.create(path, name="model", zone=zone, clock=self.clock)
         ledger.admin.set_setting("durability", "relaxed")
+        # The model forgets nothing, so the ledger must not either, however far the clock jumps.
+        ledger.admin.set_setting("key_retention", "3650d")
+        ledger.admin.set_setting("entry_retention", "3650d")
         self.connections = [ledger, quotactl.connect(path, clock=self.clock)]
         self.model = Model(zone)
         for resource in RESOURCES:
