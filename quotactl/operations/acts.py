@@ -11,7 +11,6 @@ from typing import Any
 from quotactl.errors import InvalidInput, NotFound
 from quotactl.ledger.engine import Engine, Row, Writing
 from quotactl.ledger.values import rfc3339
-from quotactl.operations import audit
 from quotactl.policy.model import Resource, Tier
 from quotactl.policy.notation import (
     INSTANT_MAX_MS,
@@ -72,6 +71,9 @@ class Act:
         after: Mapping[str, Any] | None = None,
     ) -> int:
         """Write the act's audit row; returns its id."""
+        # Here, so that a gateway's consume need not load hashlib and json.
+        from quotactl.operations import audit
+
         return audit.record(
             self.book,
             now_ms=self.now_ms,

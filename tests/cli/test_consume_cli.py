@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -121,3 +123,21 @@ def test_a_clock_in_a_closed_day_is_told_to_try_again(cli: Any) -> None:
     cli.later(days=-1)
     ran = cli("consume ada image")
     assert (ran.code, "in a day that is closed" in ran.err) == (75, True)
+
+
+@pytest.mark.parametrize("words", ["consume ada image", "check ada image", "reserve ada image 1"])
+def test_a_gateways_commands_import_only_what_they_use(words: str, cli: Any) -> None:
+    # In a process of its own: this one has imported everything long since.
+    script = (
+        "import sys; from quotactl.cli import main; "
+        f"code = main({['--db', str(cli.path), *words.split()]!r}); "
+        "print(*sys.modules, file=sys.stderr); sys.exit(code)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ran.returncode == 0, ran.stderr
+    loaded = set(ran.stderr.split())
+    unused = {"rich", "sqlite_utils", "pydantic", "tomllib", "csv", "hashlib", "tempfile"}
+    assert loaded & (unused | {"quotactl.operations.admin", "quotactl.render.table"}) == set()
+    assert "sqlite3" in loaded
