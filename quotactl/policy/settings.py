@@ -45,7 +45,7 @@ SETTINGS: Mapping[str, Setting] = {
         Setting(
             "counter_retention",
             "400d",
-            "how long day counters, hourly demand and closed days are kept",
+            "how long day counters and hourly demand are kept",
             _days_at_least(62),
         ),
         Setting(
