@@ -31,9 +31,6 @@ class Kind(IntEnum):
     CARRY = 10
 
 
-RESERVATION_STATES = ("pending", "posted", "voided", "expired")
-
-
 @dataclass(slots=True)
 class Entry:
     """One fact. `amount` and `granted` are signed: what a correction gives back is negative.

@@ -89,19 +89,11 @@ class Act:
 
     def resource(self, name: str) -> Resource:
         check_name(name, "resource")
-        found = self.book.policy.resources_by_name.get(name)
-        if found is None:
-            known = ", ".join(sorted(self.book.policy.resources_by_name)) or "none yet"
-            raise NotFound(f"no resource {name!r}", hint=f"known: {known}")
-        return found
+        return self.book.policy.resource_named(name)
 
     def tier(self, name: str) -> Tier:
         check_name(name, "tier")
-        found = self.book.policy.tiers_by_name.get(name)
-        if found is None:
-            known = ", ".join(sorted(self.book.policy.tiers_by_name)) or "none yet"
-            raise NotFound(f"no tier {name!r}", hint=f"known: {known}")
-        return found
+        return self.book.policy.tier_named(name)
 
     def find_user(self, name: str) -> Row:
         """The row of a known user; NotFound for one that nobody has heard of."""

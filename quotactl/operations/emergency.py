@@ -17,7 +17,7 @@ from quotactl.ledger.views import Outcome, SwitchView
 from quotactl.operations.acts import Act, Acts
 from quotactl.policy.model import AMOUNT_MAX, Scope
 from quotactl.policy.notation import check_name, instant_text, parse_limit
-from quotactl.policy.window import from_ms, period_of_length
+from quotactl.policy.window import from_ms, moment_of, period_of_length
 
 DEFAULT_DURATION = "1h"
 THROTTLE_KINDS = ("deny", "cap", "scale")
@@ -122,16 +122,7 @@ class Emergency(Acts):
             if ends_at_ms == switch["ends_at_ms"]:
                 message = f"throttle {_title(switch)} is on {ending} already"
                 return Outcome(False, message, view.to_dict())
-            act.book.update("switch", {"id": switch["id"]}, {"ends_at_ms": ends_at_ms})
-            act.book.touch_policy()
-            act.record(
-                "throttle.extend",
-                subject=f"throttle {switch['id']}",
-                before={"ends_at": _moment(switch["ends_at_ms"])},
-                after={"ends_at": _moment(ends_at_ms)},
-            )
-            moved = act.book.rows("switch", {"id": switch["id"]})[0]
-            view = switch_view(act.book, moved, act.now_ms)
+            view = _move_end(act, "throttle", switch, ends_at_ms)
             return Outcome(True, f"throttle {_title(switch)} is on {ending}", view.to_dict())
 
     def enforcement_set(
@@ -163,7 +154,7 @@ class Emergency(Acts):
                 # The same again leaves the end where it is, unless one is named.
                 if duration is None and until is None and not no_expiry:
                     ends_at_ms = same["ends_at_ms"]
-                return _move_end(act, same, ends_at_ms)
+                return _same_again(act, same, ends_at_ms)
             for switch in present:
                 _end_switch(act, switch)
             values: Row = {"kind": mode, "freeze_grants": 0, "include_protected": 0}
@@ -267,7 +258,7 @@ def switch_view(book: Reading, row: Row, now_ms: int) -> SwitchView:
         freeze_grants=bool(row["freeze_grants"]),
         include_protected=bool(row["include_protected"]),
         starts_at=from_ms(row["starts_at_ms"]),
-        ends_at=None if row["ends_at_ms"] is None else from_ms(row["ends_at_ms"]),
+        ends_at=moment_of(row["ends_at_ms"]),
         state=state,
         created_at=from_ms(row["created_at_ms"]),
         lifted_at=from_ms(row["ended_at_ms"]) if row["lifted"] else None,
@@ -381,25 +372,29 @@ def _switch_off(act: Act, action: str, switch: Row) -> None:
     act.record(action, subject=f"throttle {switch['id']}", before=_facts(act.book, switch))
 
 
-def _move_end(act: Act, switch: Row, ends_at_ms: int | None) -> Outcome:
+def _same_again(act: Act, switch: Row, ends_at_ms: int | None) -> Outcome:
     """Move the end of an enforcement switch, or say that it lies there already."""
     mode = switch["kind"]
     if ends_at_ms == switch["ends_at_ms"]:
         view = switch_view(act.book, switch, act.now_ms)
         message = f"enforcement is {mode} already, {_ending(act, ends_at_ms)}; to move it: --for"
         return Outcome(False, message, view.to_dict())
+    view = _move_end(act, "enforcement", switch, ends_at_ms)
+    message = f"enforcement is {mode} for {_whom(view)}, now {_ending(act, ends_at_ms)}"
+    return Outcome(True, message, view.to_dict())
+
+
+def _move_end(act: Act, what: str, switch: Row, ends_at_ms: int | None) -> SwitchView:
     act.book.update("switch", {"id": switch["id"]}, {"ends_at_ms": ends_at_ms})
     act.book.touch_policy()
     act.record(
-        "enforcement.extend",
-        subject=f"enforcement {switch['id']}",
+        f"{what}.extend",
+        subject=f"{what} {switch['id']}",
         before={"ends_at": _moment(switch["ends_at_ms"])},
         after={"ends_at": _moment(ends_at_ms)},
     )
     moved = act.book.rows("switch", {"id": switch["id"]})[0]
-    view = switch_view(act.book, moved, act.now_ms)
-    message = f"enforcement is {mode} for {_whom(view)}, now {_ending(act, ends_at_ms)}"
-    return Outcome(True, message, view.to_dict())
+    return switch_view(act.book, moved, act.now_ms)
 
 
 def _ending(act: Act, ends_at_ms: int | None) -> str:
@@ -443,4 +438,4 @@ def _title(switch: Row) -> str:
 
 
 def _moment(at_ms: int | None) -> str | None:
-    return None if at_ms is None else rfc3339(from_ms(at_ms))
+    return rfc3339(moment_of(at_ms))

@@ -21,7 +21,7 @@ from quotactl.policy.notation import (
     parse_limit,
     parse_period,
 )
-from quotactl.policy.window import from_ms, period_of_length
+from quotactl.policy.window import from_ms, moment_of, period_of_length
 
 PRIORITY_MAX = 1_000_000
 
@@ -449,7 +449,7 @@ def override_view(book: Reading, row: Row, now_ms: int) -> OverrideView:
         period=None if period is None else period_of_length(period).name,
         limit=row["amount_max"],
         created_at=from_ms(row["created_at_ms"]),
-        expires_at=_at(row["expires_at_ms"]),
+        expires_at=moment_of(row["expires_at_ms"]),
         state=_state(row, now_ms, ended="cleared"),
         **_why(book, row),
     )
@@ -463,7 +463,7 @@ def block_view(book: Reading, row: Row, now_ms: int) -> BlockView:
         user=book.user_name(row["user_id"]),
         resource=None if resource_id is None else book.resource_name(resource_id),
         created_at=from_ms(row["created_at_ms"]),
-        expires_at=_at(row["expires_at_ms"]),
+        expires_at=moment_of(row["expires_at_ms"]),
         state=_state(row, now_ms, ended="lifted"),
         **_why(book, row),
     )
@@ -482,7 +482,7 @@ def grant_view(book: Reading, row: Row, now_ms: int) -> GrantView:
         remaining=row["balance"],
         priority=row["priority"],
         created_at=from_ms(row["created_at_ms"]),
-        expires_at=_at(row["expires_at_ms"]),
+        expires_at=moment_of(row["expires_at_ms"]),
         state=state,
         **_why(book, row),
     )
@@ -540,11 +540,7 @@ def _end(act: Act, expires_at_ms: int | None) -> str:
 
 
 def _moment(at_ms: int | None) -> str | None:
-    return rfc3339(_at(at_ms))
-
-
-def _at(at_ms: int | None) -> datetime | None:
-    return None if at_ms is None else from_ms(at_ms)
+    return rfc3339(moment_of(at_ms))
 
 
 def _new(new: bool) -> str:

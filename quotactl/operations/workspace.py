@@ -43,11 +43,7 @@ class Workspace:
 
     def resource(self, name: object) -> Resource:
         """The live resource of that name, or NotFound."""
-        found = self.policy.resources_by_name.get(name) if isinstance(name, str) else None
-        if found is None:
-            known = ", ".join(sorted(self.policy.resources_by_name)) or "none yet"
-            raise NotFound(f"no resource {name!r}", hint=f"known: {known}")
-        return found
+        return self.policy.resource_named(name)
 
     def _loaded(self, user: str, resource: Resource) -> tuple[Account, dict[int, int]]:
         """One user's account for a resource, and their pending holds (id to expiry)."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from quotactl.errors import NotFound
 from quotactl.policy.window import DAY, Calendar, Period, calendar_of
 
 AMOUNT_MAX = 2**53 - 1
@@ -174,6 +175,20 @@ class Policy:
     def default_tier(self) -> Tier | None:
         return None if self.default_tier_id is None else self.tiers.get(self.default_tier_id)
 
+    def resource_named(self, name: object) -> Resource:
+        """The live resource of that name; NotFound, with those that there are."""
+        found = self.resources_by_name.get(name) if isinstance(name, str) else None
+        if found is None:
+            raise _none_such("resource", name, self.resources_by_name)
+        return found
+
+    def tier_named(self, name: object) -> Tier:
+        """The live tier of that name; NotFound, with those that there are."""
+        found = self.tiers_by_name.get(name) if isinstance(name, str) else None
+        if found is None:
+            raise _none_such("tier", name, self.tiers_by_name)
+        return found
+
 
 @dataclass(slots=True)
 class Account:
@@ -196,3 +211,7 @@ class Account:
     balances: dict[int, int] = field(default_factory=dict)
     used: dict[tuple[int, int], int] = field(default_factory=dict)
     granted: dict[tuple[int, int], int] = field(default_factory=dict)
+
+
+def _none_such(what: str, name: object, known: Mapping[str, object]) -> NotFound:
+    return NotFound(f"no {what} {name!r}", hint=f"known: {', '.join(sorted(known)) or 'none yet'}")

@@ -80,6 +80,11 @@ def from_ms(at_ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=at_ms)
 
 
+def moment_of(at_ms: int | None) -> datetime | None:
+    """The same for a moment that may never come."""
+    return None if at_ms is None else from_ms(at_ms)
+
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 

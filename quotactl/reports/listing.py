@@ -38,9 +38,9 @@ from quotactl.operations.emergency import (
     switch_view,
 )
 from quotactl.operations.people import block_view, grant_view, override_view, user_view
-from quotactl.policy.model import Enforcement, Policy, Rule, Throttle, Tier
+from quotactl.policy.model import Enforcement, Rule, Throttle
 from quotactl.policy.notation import check_id, instant_text
-from quotactl.policy.window import from_ms
+from quotactl.policy.window import from_ms, moment_of
 
 # ---- the catalogue
 
@@ -49,7 +49,7 @@ def resources(engine: Engine, *, everything: bool = False) -> list[ResourceView]
     """Resources, in the order in which they were made."""
     with engine.reading() as book:
         return [
-            ResourceView(row["name"], row["unit"], _at(row["retired_at_ms"]))
+            ResourceView(row["name"], row["unit"], moment_of(row["retired_at_ms"]))
             for row in book.rows("resource", None if everything else {"retired_at_ms": None})
         ]
 
@@ -77,7 +77,7 @@ class TierDetail(View):
 def tier_detail(engine: Engine, name: str) -> TierDetail:
     """One tier; NotFound if there is none of that name."""
     with engine.reading() as book:
-        tier = _tier_named(book.policy, name)
+        tier = book.policy.tier_named(name)
         view = tier_view(book.policy, tier)
         users = book.count_users(tier.id)
         return TierDetail(view.name, view.default, view.protected, users, view.limits)
@@ -96,7 +96,7 @@ def limits(engine: Engine, *, tier: str | None = None) -> list[LimitView]:
     """The ceilings of one tier, or of all, the longest period first."""
     with engine.reading() as book:
         policy = book.policy
-        chosen = list(policy.tiers.values()) if tier is None else [_tier_named(policy, tier)]
+        chosen = list(policy.tiers.values()) if tier is None else [policy.tier_named(tier)]
         return [
             LimitView(one.name, policy.resources[id_].name, limit.period.name, limit.amount_max)
             for one in chosen
@@ -121,7 +121,7 @@ def users(engine: Engine, *, count: int, tier: str | None = None) -> tuple[list[
     Those who follow the default tier are on it.
     """
     with engine.reading() as book:
-        tier_id = None if tier is None else _tier_named(book.policy, tier).id
+        tier_id = None if tier is None else book.policy.tier_named(tier).id
         follows = tier_id is not None and tier_id == book.policy.default_tier_id
         rows = book.page_of_users(tier_id, follows_default=follows, count=count + 1)
         return [user_view(book, row) for row in rows[:count]], len(rows) > count
@@ -211,7 +211,7 @@ def grants(
         if user is not None:
             where["user_id"] = _user_named(book, user)["id"]
         if resource is not None:
-            where["resource_id"] = _resource_id(book, resource)
+            where["resource_id"] = book.policy.resource_named(resource).id
         return _grants(book, where, now_ms, everything=everything)
 
 
@@ -314,23 +314,7 @@ def _tier(book: Reading, row: Row) -> TierView:
     tier = book.policy.tiers.get(row["id"])
     if tier is not None:
         return tier_view(book.policy, tier)
-    return TierView(row["name"], False, bool(row["protected"]), {}, _at(row["retired_at_ms"]))
-
-
-def _tier_named(policy: Policy, name: str) -> Tier:
-    tier = policy.tiers_by_name.get(name)
-    if tier is None:
-        known = ", ".join(sorted(policy.tiers_by_name)) or "none yet"
-        raise NotFound(f"no tier {name!r}", hint=f"known: {known}")
-    return tier
-
-
-def _resource_id(book: Reading, name: str) -> int:
-    resource = book.policy.resources_by_name.get(name)
-    if resource is None:
-        known = ", ".join(sorted(book.policy.resources_by_name)) or "none yet"
-        raise NotFound(f"no resource {name!r}", hint=f"known: {known}")
-    return resource.id
+    return TierView(row["name"], False, bool(row["protected"]), {}, moment_of(row["retired_at_ms"]))
 
 
 def _user_named(book: Reading, name: str) -> Row:
@@ -431,7 +415,3 @@ def _audit(book: Reading, row: Row) -> AuditView:
         ticket=why["ticket"],
         hash=row["hash"],
     )
-
-
-def _at(at_ms: int | None) -> datetime | None:
-    return None if at_ms is None else from_ms(at_ms)

@@ -210,10 +210,7 @@ def _by_demand(
     reset_at_ms = _window(book, span.last).reset_at_ms
     tier_id = None
     if tier is not None:
-        found = book.policy.tiers_by_name.get(tier)
-        if found is None:
-            raise NotFound(f"no tier {tier!r}")
-        tier_id = found.id
+        tier_id = book.policy.tier_named(tier).id
     group = {"tier": "tier_id", "resource": "resource_id"}.get(by, "hour_ms")
     sums: dict[tuple[str, int], list[int]] = {}
     for row in book.usage_of_demand(starts_at_ms, reset_at_ms, resource_ids, group, tier_id):
