@@ -16,6 +16,7 @@ from sqlite_utils import Migrations
 sys.path.insert(0, str(Path(__file__).parent))
 try:
     import m0001_initial
+    import m0002_emergency
 finally:
     sys.path.pop(0)
 
@@ -29,3 +30,9 @@ quotactl = Migrations("quotactl")
 def m0001_initial_schema(db: Database) -> None:
     """Step 1: the first schema."""
     m0001_initial.apply(db)
+
+
+@quotactl()
+def m0002_emergency_controls(db: Database) -> None:
+    """Step 2: ceilings over everybody, ramps, messages and presets."""
+    m0002_emergency.apply(db)

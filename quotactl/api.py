@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -31,10 +31,20 @@ class Ledger:
     tests and replays pass time in. Closes with the `with` block, or `close()`.
     """
 
-    def __init__(self, engine: Engine, *, clock: Clock | None, actor: str | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        clock: Clock | None,
+        actor: str | None,
+        notify: bool = True,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
         self.engine = engine
         self.clock: Clock = clock or system_clock
         self._actor = actor
+        self._notify = notify
+        self._warn = warn
         self._admin: Admin | None = None
 
     # ---- consuming
@@ -120,7 +130,9 @@ class Ledger:
         if self._admin is None:
             from quotactl.operations.admin import Admin
 
-            self._admin = Admin(self.engine, self.clock, self._actor)
+            self._admin = Admin(
+                self.engine, self.clock, self._actor, notify=self._notify, warn=self._warn
+            )
         return self._admin
 
     def close_days(self) -> Closing:
@@ -163,13 +175,18 @@ def connect(
     clock: Clock | None = None,
     actor: str | None = None,
     timeout_s: float = TIMEOUT_S,
+    notify: bool = True,
+    warn: Callable[[str], None] | None = None,
 ) -> Ledger:
     """Open a ledger; never creates one.
 
-    `timeout_s` is how long a write may wait for its turn before LedgerBusy.
+    `timeout_s` is how long a write may wait for its turn before LedgerBusy. The host's
+    commands are told of throttles, enforcement and presets, but for a ledger that stands
+    for nothing (`notify=False`); one that fails is a line for `warn`, else a warning.
     Raises NotFound, LedgerCorrupt or SchemaMismatch.
     """
-    return Ledger(open_engine(db, timeout_s=timeout_s), clock=clock, actor=actor)
+    engine = open_engine(db, timeout_s=timeout_s)
+    return Ledger(engine, clock=clock, actor=actor, notify=notify, warn=warn)
 
 
 def create(
@@ -179,10 +196,11 @@ def create(
     zone: str = "UTC",
     clock: Clock | None = None,
     actor: str | None = None,
+    notify: bool = True,
 ) -> Ledger:
     """Make a new ledger and open it; Conflict if the file exists.
 
-    `zone` is the IANA name of the zone whose calendar days count.
+    `zone` is the IANA name of the zone whose calendar days count; `notify` as for `connect`.
     """
     from quotactl.operations.admin import record_founding
 
@@ -193,7 +211,7 @@ def create(
     actor = actor_named(actor)
     clock = clock or system_clock
     create_ledger_file(db, name=name, zone=zone, now_ms=to_ms(clock()))
-    ledger = connect(db, clock=clock, actor=actor)
+    ledger = connect(db, clock=clock, actor=actor, notify=notify)
     try:
         record_founding(ledger.engine, clock, actor=actor, name=name, zone=zone)
     except BaseException:

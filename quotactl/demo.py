@@ -65,7 +65,7 @@ def run(path: Path) -> Demo:
     """Make the ledger at `path`, which must not exist, and let the day pass."""
     clock = DemoClock(DAY)
     requests = sorted(traffic(), key=lambda request: request[0])
-    with create(path, name="demo", zone="UTC", clock=clock, actor="demo") as ledger:
+    with create(path, name="demo", zone="UTC", clock=clock, actor="demo", notify=False) as ledger:
         admin = ledger.admin
         admin.apply_policy(POLICY, reason="demo")
         pairs = [(f"{tier}-{n:03d}", tier) for tier in ("plus", "pro") for n in range(USERS[tier])]

@@ -70,6 +70,13 @@ class ClockBehind(QuotaError):
     exit_code = 75
 
 
+class BadConfiguration(QuotaError):
+    """The host's configuration file can't be used as it is: exit 78."""
+
+    code = "bad_configuration"
+    exit_code = 78
+
+
 class LedgerCorrupt(QuotaError):
     """The file is no ledger, or no longer a whole one: exit 78."""
 

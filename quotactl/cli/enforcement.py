@@ -6,7 +6,7 @@ import typer
 
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import For, NoExpiry, Reason, Resources, Ticket, Tiers, Until
-from quotactl.cli.outcome import conclude, opened, show
+from quotactl.cli.outcome import conclude, opened, show, undo
 
 app = typer.Typer()
 
@@ -117,13 +117,8 @@ def _weaken(
 
 
 def _undo(resources: list[str] | None, tiers: list[str] | None) -> str:
-    import shlex
-
-    words = ["quotactl"]
-    if ledger := invocation().ledger:
-        words += ["--db", ledger]
-    words += ["enforcement", "on"]
+    words = ["enforcement", "on"]
     for option, names in (("--resource", resources), ("--tier", tiers)):
         for name in names or ():
             words += [option, name]
-    return shlex.join([*words, "--reason", "over"])
+    return undo(*words)

@@ -104,6 +104,13 @@ class Invocation:
         if not self.quiet:
             sys.stderr.writelines(f"{neutralise(line)}\n" for line in text.split("\n"))
 
+    def warn(self, text: str) -> None:
+        """Tell on stderr what went wrong though the command went through, in one line.
+
+        Also with `-q`, which is for success: cron's mail is how anybody would learn of it.
+        """
+        sys.stderr.write(f"warning: {neutralise(text)}\n")
+
     def confirm(self, question: str, *, command: str | None = None) -> None:
         """Return if the person agrees, else raise NeedsConfirmation. The default is No.
 
@@ -117,18 +124,19 @@ class Invocation:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise NeedsConfirmation(
                 f"needs confirmation: {question}",
-                hint=f"to go ahead: {command or self._command_with_yes()}",
+                hint=f"to go ahead: {command or self.command_with('--yes')}",
             )
         sys.stderr.write(f"{neutralise(question)} [y/N] ")
         sys.stderr.flush()
         if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
             raise NeedsConfirmation("not confirmed, nothing changed")
 
-    def _command_with_yes(self) -> str:
+    def command_with(self, option: str) -> str:
+        """This very command line, with one more option."""
         words = list(self.argv)
         # Behind `--` an option would be read as an argument.
         at = words.index("--") if "--" in words else len(words)
-        return shlex.join(["quotactl", *words[:at], "--yes", *words[at:]])
+        return shlex.join(["quotactl", *words[:at], option, *words[at:]])
 
 
 def invocation() -> Invocation:

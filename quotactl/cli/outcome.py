@@ -31,7 +31,7 @@ def opened(*, notice: bool = True) -> Iterator[Ledger]:
     import quotactl
 
     this = invocation()
-    with quotactl.connect(this.db, actor=this.actor) as q:
+    with quotactl.connect(this.db, actor=this.actor, warn=this.warn) as q:
         yield q
         if notice and not this.quiet:
             from quotactl.reports.listing import in_force
@@ -81,7 +81,16 @@ def rehearsed(q: Ledger) -> Admin:
     from quotactl.operations.admin import Admin
     from quotactl.operations.rehearsal import Rehearsal
 
-    return Admin(Rehearsal(q.engine), q.clock, invocation().actor)
+    return Admin(Rehearsal(q.engine), q.clock, invocation().actor, notify=False)
+
+
+def undo(*words: str) -> str:
+    """The command line that undoes what was just done, on the ledger that was named."""
+    import shlex
+
+    ledger = invocation().ledger
+    where = ["--db", ledger] if ledger else []
+    return shlex.join(["quotactl", *where, *words, "--reason", "over"])
 
 
 def show(

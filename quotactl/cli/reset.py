@@ -34,6 +34,8 @@ def daily() -> None:
     elif done.closed or this.format is not None:
         columns = ["day", "users", "requests", "used", "granted", "denied", "shadow_denied"]
         show(done.closed, columns)
+    for line in done.ended:
+        this.say(line)
     days = f"{len(done.closed)} day{'s' if len(done.closed) != 1 else ''} closed"
     freed = f", timed-out reservations freed: {done.expired_reservations}"
     this.say(

@@ -7,12 +7,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quotactl.cli.invocation import invocation
-from quotactl.cli.options import All, For, NoExpiry, Reason, Resources, Ticket, Tiers, Until
-from quotactl.cli.outcome import conclude, opened, rehearsed, show, worded
+from quotactl.cli.options import (
+    All,
+    DryRun,
+    For,
+    NoExpiry,
+    Reason,
+    Resources,
+    Ticket,
+    Tiers,
+    Until,
+)
+from quotactl.cli.outcome import conclude, opened, show, undo, worded
+from quotactl.errors import NeedsConfirmation
 
 if TYPE_CHECKING:
-    from quotactl.ledger.views import Outcome
-    from quotactl.operations.admin import Admin
+    from collections.abc import Callable
+
+    from quotactl.api import Ledger
+    from quotactl.operations.impact import Impact
 
 app = typer.Typer()
 
@@ -21,98 +34,216 @@ Throttle = Annotated[str, typer.Argument(metavar="ID|NAME", help="As `throttle l
 _WORDS = {"tiers": "all", "resources": "all", "ends_at": "never"}
 
 
+# What `on`, `preview` and a preset's drill share: which throttle is meant.
+Name = Annotated[str | None, typer.Option("--name", metavar="NAME", help="A name to lift it by.")]
+Deny = Annotated[bool, typer.Option("--deny", help="Nothing at all, grants included.")]
+Cap = Annotated[
+    str | None, typer.Option("--cap", metavar="N/PERIOD", help="At most so many each: 3/day.")
+]
+Total = Annotated[
+    str | None,
+    typer.Option("--total", metavar="N/PERIOD", help="At most so many for all together: 40k/hour."),
+]
+Scale = Annotated[
+    str | None, typer.Option("--scale", metavar="P%", help="A part of every limit: 25%.")
+]
+Floor = Annotated[
+    str | None, typer.Option("--floor", metavar="N", help="With --scale: not below this.")
+]
+StartsAt = Annotated[
+    str | None, typer.Option("--at", metavar="TIME", help="When it begins: 18:00; else now.")
+]
+Ramp = Annotated[
+    str | None,
+    typer.Option("--ramp", metavar="P%,…", help="In steps: 10%,25%,50%,100% of its number."),
+]
+Every = Annotated[
+    str | None, typer.Option("--every", metavar="DURATION", help="How long a step lasts: 30m.")
+]
+FreezeGrants = Annotated[bool, typer.Option("--freeze-grants", help="Grants don't pay meanwhile.")]
+IncludeProtected = Annotated[bool, typer.Option("--include-protected", help="Spare nobody.")]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="In place of one for the same with another value.")
+]
+Message = Annotated[
+    str | None,
+    typer.Option("--message", metavar="TEXT", help="What end users are told when it denies them."),
+]
+AllowImpact = Annotated[
+    bool, typer.Option("--allow-impact", help="Also where users of a protected tier are hit.")
+]
+
+
 @app.command("on")
 def on(
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="A name to lift it by.")
-    ] = None,
+    name: Name = None,
     resource: Resources = None,
     tier: Tiers = None,
-    deny: Annotated[bool, typer.Option("--deny", help="Nothing at all, grants included.")] = False,
-    cap: Annotated[
-        str | None, typer.Option("--cap", metavar="N/PERIOD", help="At most so many: 3/day.")
-    ] = None,
-    scale: Annotated[
-        str | None, typer.Option("--scale", metavar="P%", help="A part of every limit: 25%.")
-    ] = None,
-    floor: Annotated[
-        str | None, typer.Option("--floor", metavar="N", help="With --scale: not below this.")
-    ] = None,
+    deny: Deny = False,
+    cap: Cap = None,
+    total: Total = None,
+    scale: Scale = None,
+    floor: Floor = None,
+    at: StartsAt = None,
     duration: For = None,
     until: Until = None,
     no_expiry: NoExpiry = False,
-    freeze_grants: Annotated[
-        bool, typer.Option("--freeze-grants", help="Grants don't pay meanwhile.")
-    ] = False,
-    include_protected: Annotated[
-        bool, typer.Option("--include-protected", help="Spare nobody.")
-    ] = False,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="In place of one for the same with another value.")
-    ] = False,
+    ramp: Ramp = None,
+    every: Every = None,
+    freeze_grants: FreezeGrants = False,
+    include_protected: IncludeProtected = False,
+    message: Message = None,
+    replace: Replace = False,
+    allow_impact: AllowImpact = False,
+    dry_run: DryRun = False,
     reason: Reason = None,
     ticket: Ticket = None,
 ) -> None:
     """Lower or stop what may be taken, from the next decision in every process on.
 
-    One of --deny, --cap and --scale. It changes nothing below it and ends by itself:
-    after an hour, unless --for, --until or --no-expiry say otherwise. Without --resource
-    it is for all of them, and asks.
+    One of --deny, --cap, --total and --scale. It changes nothing below it and ends by
+    itself: after an hour, unless --for, --until or --no-expiry say otherwise. With --ramp
+    it comes on in steps; alone, a ramp is of every limit. It asks where it is for every
+    resource, and where it would cut off more of the active users than the setting
+    impact_limit allows.
 
     Examples:
       quotactl throttle on --resource image --tier free --cap 1/day --for 6h --reason 'GPUs melt'
-      quotactl throttle on --resource image --scale 25% --floor 1 --until 18:00 --reason INC-9
+      quotactl throttle on --resource image --total 40k/hour --until 18:00 --reason INC-9
+      quotactl throttle on --resource image --ramp 10%,25%,50%,100% --every 30m --reason INC-9
       quotactl throttle on --name stop --deny --for 30m --yes --reason 'wrong images go out'
     """
-    from quotactl.policy.notation import parse_number, parse_percent
+    from quotactl.operations.emergency import Timing
+    from quotactl.policy.levers import lever
 
     this = invocation()
-    percent = None if scale is None else parse_percent(scale)
-    lowest = None if floor is None else parse_number(floor, "floor")
+    wanted = lever(
+        deny=deny,
+        cap=cap,
+        total=total,
+        scale=scale,
+        floor=floor,
+        resources=resource or (),
+        tiers=tier or (),
+        name=name,
+        ramp=ramp,
+        every=every,
+        freeze_grants=freeze_grants,
+        include_protected=include_protected,
+        message=message,
+    )
+    timing = Timing(at, duration, until, no_expiry)
+    if dry_run:
+        from quotactl.cli.foresee import show_preview
 
+        show_preview(wanted, timing, replace=replace, reason=reason, ticket=ticket)
+        return
     with opened(notice=False) as q:
-
-        def act(admin: Admin) -> Outcome:
-            return admin.throttle_on(
-                deny=deny,
-                cap=cap,
-                scale=percent,
-                floor=lowest,
-                resources=resource or (),
-                tiers=tier or (),
-                name=name,
-                duration=duration,
-                until=until,
-                no_expiry=no_expiry,
-                freeze_grants=freeze_grants,
-                include_protected=include_protected,
-                replace=replace,
-                reason=reason,
-                ticket=ticket,
-            )
-
-        if not resource and not this.yes:
-            planned = act(rehearsed(q))
-            if planned.changed:
-                # What follows the id, which is not given out yet.
-                what = planned.message.partition(": ")[2]
-                this.confirm(f"Throttle every resource: {what}?")
-        outcome = act(q.admin)
+        outcome = q.admin.pull(
+            wanted,
+            timing,
+            replace=replace,
+            reason=reason,
+            ticket=ticket,
+            approve=guard(q, allow_impact=allow_impact),
+        )
         conclude(outcome)
         if outcome.changed:
-            this.say(f"undo: {_undo(outcome.item['id'])}")
+            this.say(f"undo: {undo('throttle', 'off', str(outcome.item['id']))}")
+
+
+def guard(q: Ledger, *, allow_impact: bool) -> Callable[[Impact], None]:
+    """Return the question that is asked about what a throttle would do, if there is need."""
+
+    def approve(impact: Impact) -> None:
+        from quotactl.policy.notation import parse_percent
+        from quotactl.policy.settings import value_of
+
+        this = invocation()
+        if impact.protected_hit and not allow_impact:
+            raise NeedsConfirmation(
+                "users of a protected tier would get less",
+                hint=f"to go ahead: {this.command_with('--allow-impact')}",
+            )
+        with q.engine.reading() as book:
+            most = parse_percent(value_of(book.settings, "impact_limit"))
+        why = []
+        if impact.all_resources:
+            why.append("this is for every resource")
+        if impact.share_percent > most:
+            about = f" (estimated from {impact.sampled})" if impact.estimated else ""
+            why.append(
+                f"it cuts off {impact.cut_off} of {impact.active} active users at once, "
+                f"{impact.share_percent}%{about}"
+            )
+        if why:
+            this.confirm(f"{'; '.join(why)[:1].upper()}{'; '.join(why)[1:]}. Put it on?")
+
+    return approve
 
 
 @app.command("off")
-def off(throttle: Throttle, reason: Reason = None, ticket: Ticket = None) -> None:
+def off(
+    throttle: Throttle,
+    ramp: Annotated[
+        str | None,
+        typer.Option("--ramp", metavar="P%,…", help="In steps: 25%,50%,100% of the limits."),
+    ] = None,
+    every: Every = None,
+    reason: Reason = None,
+    ticket: Ticket = None,
+) -> None:
     """Lift a throttle: what was below it holds again, exactly.
+
+    With --ramp it goes in steps: in each, nobody has less than that part of their limit.
 
     Examples:
       quotactl throttle off 42 --reason 'load is back to normal'
-      quotactl throttle off gpu-melt --reason over
+      quotactl throttle off gpu-melt --ramp 25%,50%,100% --every 30m --reason over
     """
     with opened() as q:
-        conclude(q.admin.throttle_off(throttle, reason=reason, ticket=ticket))
+        conclude(
+            q.admin.throttle_off(throttle, ramp=ramp, every=every, reason=reason, ticket=ticket)
+        )
+
+
+@app.command("hold")
+def hold(
+    throttle: Throttle,
+    duration: For = None,
+    until: Until = None,
+    no_expiry: NoExpiry = False,
+    reason: Reason = None,
+    ticket: Ticket = None,
+) -> None:
+    """Stay at the present step of a ramp, until `throttle resume` or the throttle's end.
+
+    Examples:
+      quotactl throttle hold 42 --reason 'error rate rises again'
+      quotactl throttle hold gpu-melt --for 2h --reason INC-9
+    """
+    with opened(notice=False) as q:
+        conclude(
+            q.admin.throttle_hold(
+                throttle,
+                duration=duration,
+                until=until,
+                no_expiry=no_expiry,
+                reason=reason,
+                ticket=ticket,
+            )
+        )
+
+
+@app.command("resume")
+def resume(throttle: Throttle, reason: Reason = None, ticket: Ticket = None) -> None:
+    """Go on with a ramp that was held: what was ahead then is as far ahead now.
+
+    Examples:
+      quotactl throttle resume 42 --reason 'error rate is fine'
+    """
+    with opened(notice=False) as q:
+        conclude(q.admin.throttle_resume(throttle, reason=reason, ticket=ticket))
 
 
 @app.command("extend")
@@ -151,7 +282,7 @@ def list_throttles(everything: All = False) -> None:
       quotactl throttle list
       quotactl throttle list --all --json
     """
-    from quotactl.operations.emergency import describe
+    from quotactl.operations.switches import describe
     from quotactl.reports import listing
 
     with opened() as q:
@@ -178,13 +309,3 @@ def show_throttle(throttle: Throttle) -> None:
     with opened() as q:
         found = listing.throttle_detail(q.engine, throttle, q.now_ms())
         invocation().emit(worded(found, _WORDS))
-
-
-def _undo(throttle_id: int) -> str:
-    """The command line that lifts a throttle, for the ledger that was named."""
-    import shlex
-
-    ledger = invocation().ledger
-    where = ["--db", ledger] if ledger else []
-    words = ["quotactl", *where, "throttle", "off", str(throttle_id), "--reason", "over"]
-    return shlex.join(words)

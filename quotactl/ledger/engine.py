@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from quotactl.ledger.entries import Changes, Entry, Reservation
-from quotactl.policy.model import Account, Policy, Resource, Scope, Tier
+from quotactl.policy.model import (
+    Account,
+    Enforcement,
+    Policy,
+    Resource,
+    Scope,
+    Step,
+    Throttle,
+    Tier,
+)
 
 Row = dict[str, Any]
 
@@ -71,6 +80,33 @@ class Reading(Protocol):
         """(used, granted) by (period length in minutes, window start), where there are any."""
         ...
 
+    def load_total(
+        self, resource_id: int, length_min: int, starts_at_ms: int
+    ) -> dict[int, int] | None:
+        """What everybody took in a window, by tier id (0 for none); None if it is not kept."""
+        ...
+
+    def demand_by_tier(
+        self, resource_id: int, starts_at_ms: int, reset_at_ms: int
+    ) -> dict[int, int]:
+        """Units taken and not given back between two hours' starts, by tier id."""
+        ...
+
+    def taken_by_tier(
+        self,
+        resource_id: int,
+        starts_at_ms: int,
+        reset_at_ms: int,
+        *,
+        as_of_ms: int | None = None,
+    ) -> dict[int, int]:
+        """The same between any two moments, from entries: slower, and those written by a
+        clock that was more than ten minutes off may be missed.
+
+        With `as_of_ms` what was given back later still counts.
+        """
+        ...
+
     def counter(
         self, user_id: int, resource_id: int, length_min: int, starts_at_ms: int
     ) -> CounterValue | None: ...
@@ -116,6 +152,14 @@ class Reading(Protocol):
 
     def scope_of(self, switch: Row) -> Scope:
         """The scope of a row of `switch`."""
+        ...
+
+    def switch_of(self, row: Row) -> Throttle | Enforcement:
+        """A row of `switch` as what it stands for."""
+        ...
+
+    def steps_of(self, switch: Row, *, held_too: bool = False) -> tuple[Step, ...]:
+        """The steps of a row of `switch`, in order of time; those held back only if asked for."""
         ...
 
     def why(self, audit_id: int | None) -> dict[str, str | None]:
@@ -180,6 +224,45 @@ class Reading(Protocol):
         tier_id: int | None,
     ) -> list[Row]:
         """Sums of hourly demand by `group`, a column, and resource."""
+        ...
+
+    def sample_demand(
+        self, resource_id: int, day_ms: int, count: int, runs: int
+    ) -> tuple[list[tuple[int | None, int, int, int]], int]:
+        """(tier id, protected, used, asked) of about `count` users with demand on a day,
+        all of them if there are no more, and about how many there are."""
+        ...
+
+    # ---- what was
+
+    def newest_switches(self, count: int) -> list[Row]:
+        """The last so many rows of `switch`, newest first, whatever became of them."""
+        ...
+
+    def entries_of(
+        self, user_id: int, resource_id: int, from_ms: int, until_ms: int
+    ) -> Iterator[tuple[Entry, int]]:
+        """One user's entries for a resource from one moment to another, both included, each
+        with the time at which its units were taken: its own, or that of what it corrects.
+
+        No index leads to a user's entries: it looks at those of everybody, in the range
+        of ids that times within ten minutes of these have.
+        """
+        ...
+
+    def tiers_charged(self, user_id: int, from_ms: int, until_ms: int) -> set[int | None]:
+        """The tiers that a user was on whenever they took something between two moments,
+        both excluded. Looks at the entries of everybody, as `entries_of` does."""
+        ...
+
+    def balances_at(self, grant_ids: Sequence[int], at_ms: int) -> dict[int, int]:
+        """What was left in grants at a moment after the checkpoint's; looks at every
+        movement that is kept."""
+        ...
+
+    def timed_out_at(self, user_id: int, resource_id: int, at_ms: int) -> dict[int, int]:
+        """A user's holds that were over at a moment and not settled by then (id to expiry);
+        looks at every reservation that is kept."""
         ...
 
     # ---- closing and verifying
@@ -265,6 +348,10 @@ class Writing(Reading, Protocol):
     def prune_counters(
         self, resource_id: int, period: int, before_ms: int, count: int
     ) -> tuple[None, int, bool]: ...
+
+    def prune_totals(self, kept: Iterable[tuple[int, int]], before_ms: int) -> None:
+        """Forget what everybody took, but for these (resource id, period) from a moment on."""
+        ...
 
     def prune_demand(self, before_ms: int) -> int:
         """Remove hourly demand from before a moment; returns how many rows."""

@@ -69,8 +69,14 @@ CounterKey = tuple[int, int, int, int]
 # (hour start, resource id, tier id or 0, reason, rule kind, rule id or 0)
 DemandKey = tuple[int, int, int, str, str, int]
 
+# (resource id, period length in minutes, window start)
+TotalKey = tuple[int, int, int]
+
 CORRECTION = "correction"
-"""The `reason` under which demand books what was given back or reset: negative units."""
+"""The `reason` under which demand books what was given back: negative units."""
+
+RESET = "reset"
+"""The same for what a user's reset took off: that gives nobody's capacity back."""
 
 
 @dataclass(slots=True)
@@ -79,7 +85,9 @@ class Changes:
 
     `counters` adds [used, granted, denied, shadow_denied]; `resets` names the
     entry since which a window is fresh; `demand` adds [requests, used, granted,
-    denied, shadow_denied]; `movements` are (entry id, grant id, signed units).
+    denied, shadow_denied]; `movements` are (entry id, grant id, signed units). `seeds`
+    are the sums of everybody, by tier, of windows that were not summed up until now, and
+    `totals` adds units to such sums, by tier.
     """
 
     users: list[tuple[int, str, int]] = field(default_factory=list)
@@ -91,6 +99,8 @@ class Changes:
     keys: list[tuple[str, int, int]] = field(default_factory=list)
     reservations: list[Reservation] = field(default_factory=list)
     settled: list[tuple[int, str]] = field(default_factory=list)
+    seeds: dict[TotalKey, dict[int, int]] = field(default_factory=dict)
+    totals: dict[TotalKey, dict[int, int]] = field(default_factory=dict)
     first_at_ms: int | None = None
 
     @property

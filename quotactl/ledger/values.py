@@ -59,7 +59,8 @@ class Decision:
     allowed, to the window with the least remaining; `used` includes what this
     request took, and leaves out what was only checked. `limit` and `remaining`
     are None for unlimited. `granted` is the part that grants paid. `would_be`
-    is the reason of the denial that shadow enforcement did not make.
+    is the reason of the denial that shadow enforcement, or a drill, did not make.
+    `message` is what the throttle that denied wants end users to be told.
     """
 
     allowed: bool
@@ -80,6 +81,7 @@ class Decision:
     reservation_id: int | None = None
     replayed: bool = False
     would_be: Reason | None = None
+    message: str | None = None
 
     @property
     def exit_code(self) -> int:
@@ -110,6 +112,8 @@ class Decision:
         }
         if self.would_be is not None:
             fields["would_be"] = self.would_be
+        if self.message is not None:
+            fields["message"] = self.message
         return fields
 
 

@@ -115,11 +115,22 @@ class GrantView(View):
 
 
 @dataclass(frozen=True)
+class StepView(View):
+    """One step of a ramp: from `at` on `percent` of the throttle's own number, or, when it
+    is `lifting`, of the limit below it."""
+
+    at: datetime
+    percent: int
+    lifting: bool
+
+
+@dataclass(frozen=True)
 class SwitchView(View):
     """A throttle, or an enforcement switch of kind `shadow` or `off`.
 
     `value` is as written: `3/day`, `25%`. `resources` and `tiers` None are all.
-    `state` is on, scheduled, over or lifted.
+    `state` is on, scheduled, over or lifted. `step` is the percentage of the ramp's
+    present step; `message` is what end users are told; a `drill` denies nothing.
     """
 
     id: int
@@ -137,6 +148,12 @@ class SwitchView(View):
     state: str
     created_at: datetime
     lifted_at: datetime | None
+    message: str | None
+    preset: str | None
+    drill: bool
+    held_at: datetime | None
+    step: int | None
+    steps: tuple[StepView, ...]
     actor: str | None
     reason: str | None
     ticket: str | None

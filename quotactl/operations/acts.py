@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from quotactl.errors import InvalidInput, NotFound
-from quotactl.ledger.engine import Engine, Row, Writing
+from quotactl.ledger.engine import Engine, Reading, Row, Writing
 from quotactl.ledger.values import rfc3339
 from quotactl.policy.model import Resource, Tier
 from quotactl.policy.notation import (
@@ -23,6 +23,12 @@ from quotactl.policy.notation import (
 from quotactl.policy.window import from_ms, to_ms
 
 Clock = Callable[[], datetime]
+
+ANNOUNCED = ("throttle", "enforcement", "preset")
+"""The acts that the host's commands are told of, by what their actions begin with."""
+
+# The id and hash of an audit row.
+Announced = tuple[int, str]
 
 
 def system_clock() -> datetime:
@@ -60,6 +66,7 @@ class Act:
         self.actor = actor
         self.reason = reason
         self.ticket = ticket
+        self.announced: list[Announced] = []
 
     def record(
         self,
@@ -74,7 +81,7 @@ class Act:
         # Here, so that a gateway's consume need not load hashlib and json.
         from quotactl.operations import audit
 
-        return audit.record(
+        audit_id = audit.record(
             self.book,
             now_ms=self.now_ms,
             actor=self.actor,
@@ -86,6 +93,11 @@ class Act:
             reason=self.reason,
             ticket=self.ticket,
         )
+        if action.partition(".")[0] in ANNOUNCED:
+            newest = self.book.last_audit()
+            assert newest is not None and newest[0] == audit_id
+            self.announced.append(newest)
+        return audit_id
 
     def resource(self, name: str) -> Resource:
         check_name(name, "resource")
@@ -119,55 +131,86 @@ class Act:
         until: str | datetime | None,
         default: str | None = None,
     ) -> int | None:
-        """The end that was asked for, in ms since the epoch, or None.
+        """The end that was asked for, in ms since the epoch, or None: see `end_of`."""
+        return end_of(self.book, self.now_ms, duration=duration, until=until, default=default)
 
-        `duration` is `2h` or a timedelta, `until` a moment as people write it or
-        an aware datetime; `default` is the duration where neither is given.
-        """
-        if not isinstance(duration, str | timedelta | None):
-            raise InvalidInput(f"{duration!r} is not a duration", hint="such as 2h")
-        if not isinstance(until, str | datetime | None):
-            raise InvalidInput(f"{until!r} is not a moment", hint="such as 18:00")
-        if duration is not None and until is not None:
-            raise InvalidInput("both a duration and an end are given", hint="give one of them")
-        if duration is None and until is None:
-            duration = default
-        if duration is not None:
-            if isinstance(duration, timedelta):
-                length_ms = duration // timedelta(milliseconds=1)
-                if length_ms <= 0:
-                    raise InvalidInput("the duration is empty")
-            else:
-                length_ms = parse_duration(duration)
-            return self._checked(self.now_ms + length_ms)
-        if until is None:
-            return None
-        if isinstance(until, datetime):
-            ends_at_ms = to_ms(until)
-        else:
-            ends_at_ms = parse_instant(
-                until, now_ms=self.now_ms, calendar=self.book.policy.calendar
-            )
-        return self._checked(ends_at_ms)
 
-    def _checked(self, ends_at_ms: int) -> int:
-        if ends_at_ms >= INSTANT_MAX_MS:
-            raise InvalidInput("the end is out of range", hint="leave it out for no end at all")
-        if ends_at_ms <= self.now_ms:
-            raise InvalidInput(
-                f"the end {rfc3339(from_ms(ends_at_ms))} is in the past",
-                hint=f"it is {rfc3339(from_ms(self.now_ms))} now",
-            )
-        return ends_at_ms
+def end_of(
+    book: Reading,
+    now_ms: int,
+    *,
+    duration: str | timedelta | None,
+    until: str | datetime | None,
+    default: str | None = None,
+    start_ms: int | None = None,
+) -> int | None:
+    """The end that was asked for, in ms since the epoch, or None.
+
+    `duration` is `2h` or a timedelta, counted from `start_ms` or now, `until` a moment as
+    people write it or an aware datetime; `default` is the duration where neither is given.
+    """
+    if not isinstance(duration, str | timedelta | None):
+        raise InvalidInput(f"{duration!r} is not a duration", hint="such as 2h")
+    if not isinstance(until, str | datetime | None):
+        raise InvalidInput(f"{until!r} is not a moment", hint="such as 18:00")
+    if duration is not None and until is not None:
+        raise InvalidInput("both a duration and an end are given", hint="give one of them")
+    if duration is None and until is None:
+        duration = default
+    if isinstance(duration, str):
+        ends_at_ms = (now_ms if start_ms is None else start_ms) + parse_duration(duration)
+    elif duration is not None:
+        length_ms = duration // timedelta(milliseconds=1)
+        if length_ms <= 0:
+            raise InvalidInput("the duration is empty")
+        ends_at_ms = (now_ms if start_ms is None else start_ms) + length_ms
+    elif until is None:
+        return None
+    elif isinstance(until, datetime):
+        ends_at_ms = to_ms(until)
+    else:
+        ends_at_ms = parse_instant(until, now_ms=now_ms, calendar=book.policy.calendar)
+    if ends_at_ms >= INSTANT_MAX_MS:
+        raise InvalidInput("the end is out of range", hint="leave it out for no end at all")
+    if ends_at_ms <= now_ms:
+        raise InvalidInput(
+            f"the end {rfc3339(from_ms(ends_at_ms))} is in the past",
+            hint=f"it is {rfc3339(from_ms(now_ms))} now",
+        )
+    return ends_at_ms
+
+
+def check_why(reason: str | None, ticket: str | None, why_needed: str | None) -> None:
+    """InvalidInput for a reason that is missing where one is needed, or can't be stored."""
+    if reason is not None:
+        check_text(reason, "reason")
+    elif why_needed is not None:
+        raise InvalidInput(f"{why_needed} needs a reason", hint="--reason 'why'")
+    if ticket is not None:
+        check_text(ticket, "ticket", length_max=256)
 
 
 class Acts:
-    """Base of the groups of administrative acts; each method is one transaction."""
+    """Base of the groups of administrative acts; each method is one transaction.
 
-    def __init__(self, engine: Engine, clock: Clock, actor: str | None = None) -> None:
+    After the commit of what is ANNOUNCED the host's commands are told, unless `notify` is
+    False; `warn` gets a line for each that failed, which changes nothing about the act.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        actor: str | None = None,
+        *,
+        notify: bool = True,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
         self._engine = engine
         self._clock = clock
         self._actor = actor
+        self._notify = notify
+        self._warn = warn
 
     @contextmanager
     def _act(
@@ -178,12 +221,12 @@ class Acts:
         why_needed: str | None = None,
     ) -> Iterator[Act]:
         """Begin an act. `why_needed` names what may not be done without a reason."""
-        if reason is not None:
-            check_text(reason, "reason")
-        elif why_needed is not None:
-            raise InvalidInput(f"{why_needed} needs a reason", hint="--reason 'why'")
-        if ticket is not None:
-            check_text(ticket, "ticket", length_max=256)
+        check_why(reason, ticket, why_needed)
         actor = actor_named(self._actor)
         with self._engine.writing() as book:
-            yield Act(book, to_ms(self._clock()), actor, reason, ticket)
+            act = Act(book, to_ms(self._clock()), actor, reason, ticket)
+            yield act
+        if act.announced and self._notify:
+            from quotactl.operations.notify import send
+
+            send(self._engine, self._clock, actor=actor, announced=act.announced, warn=self._warn)

@@ -8,12 +8,13 @@ from quotactl.operations.acts import Clock, actor_named
 from quotactl.operations.administer import Catalogue
 from quotactl.operations.apply import PolicyFiles
 from quotactl.operations.emergency import Emergency
+from quotactl.operations.enforcement import EnforcementActs
 from quotactl.operations.people import People
 from quotactl.operations.reset import Reset
 from quotactl.policy.window import to_ms
 
 
-class Admin(Catalogue, People, Emergency, Reset, PolicyFiles):
+class Admin(Catalogue, People, Emergency, EnforcementActs, Reset, PolicyFiles):
     """Every act is one transaction with its audit row; see the classes it is made of."""
 
 

@@ -133,12 +133,13 @@ class Batch(Corrections):
                 if part:
                     account.granted[window] = account.granted.get(window, 0) + part
                 self._add_counter((resource_id, *window, account.user_id), charged, part, 0, shadow)
+            self._count_total(now_ms, account.resource, tier_id, amount)
             values = [1, amount - granted, granted, 0, shadow]
         else:
             for window in windows:
                 self._add_counter((resource_id, *window, account.user_id), 0, 0, amount)
             values = [1, 0, 0, amount, 0]
-        rule = verdict.rule
+        rule = verdict.drill or verdict.rule
         # Rules of single users would make as many rows as users.
         rule_id = rule.id if rule.kind in ("tier", "throttle", "enforcement") else None
         hour_ms = self.policy.calendar.hour_of(now_ms)
@@ -160,7 +161,8 @@ class Batch(Corrections):
         used = verdict.used
         period = verdict.period
         if counted and verdict.allowed and period is not None:
-            used += request.amount if period.shorter_than_day else request.amount - verdict.granted
+            whole = verdict.shared or period.shorter_than_day
+            used += request.amount if whole else request.amount - verdict.granted
         limit = verdict.limit
         retry_ms = verdict.retry_after_ms
         tier = account.tier
@@ -182,7 +184,14 @@ class Batch(Corrections):
             entry_id=entry_id,
             reservation_id=reservation_id,
             would_be=verdict.would_be,
+            message=None if verdict.allowed else self._message(verdict.rule),
         )
+
+    def _message(self, rule: Rule) -> str | None:
+        """What the throttle that denied wants end users to be told."""
+        if rule.kind != "throttle":
+            return None
+        return next((t.message for t in self.policy.throttles if t.id == rule.id), None)
 
     def _replayed(
         self, request: Request, resource: Resource, now_ms: int, kind: Kind

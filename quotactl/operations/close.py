@@ -14,14 +14,16 @@ from datetime import date
 from functools import partial
 from typing import Any
 
-from quotactl.ledger.engine import Engine, Reading, Writing
+from quotactl.ledger.engine import Engine, Reading, Row, Writing
 from quotactl.ledger.entries import Kind
-from quotactl.ledger.values import View
+from quotactl.ledger.values import View, rfc3339
 from quotactl.operations import audit
 from quotactl.operations.acts import Clock, actor_named
 from quotactl.operations.batch import Batch
+from quotactl.operations.switches import ENFORCEMENT_KINDS, title
+from quotactl.policy.resolve import totals_kept
 from quotactl.policy.settings import duration_of
-from quotactl.policy.window import MINUTE_MS, MONTH, WEEK, Window, to_ms
+from quotactl.policy.window import MINUTE_MS, MONTH, WEEK, Window, from_ms, to_ms
 
 GRACE_MS = 10 * MINUTE_MS
 """How long after its end a day can be closed: clocks of gateways may run behind."""
@@ -47,7 +49,11 @@ class ClosedDay(View):
 
 @dataclass(frozen=True)
 class Closing(View):
-    """What one run of the daily job did. `audit_hash` is the newest of the chain."""
+    """What one run of the daily job did. `audit_hash` is the newest of the chain.
+
+    `ended` says in a line each which throttles and enforcement switches were over by
+    themselves: of that nobody was told when it came.
+    """
 
     closed: tuple[ClosedDay, ...]
     expired_reservations: int
@@ -55,6 +61,7 @@ class Closing(View):
     pruned_counters: int
     pruned_keys: int
     audit_hash: str
+    ended: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -71,9 +78,11 @@ def close_days(engine: Engine, clock: Clock, *, actor: str | None = None) -> Clo
     actor = actor_named(actor)
     now_ms = to_ms(clock())
     freed = _free_timed_out(engine, now_ms)
-    closed = []
-    while (day := _close_next(engine, now_ms, actor)) is not None:
-        closed.append(day)
+    closed: list[ClosedDay] = []
+    ended: list[str] = []
+    while (done := _close_next(engine, now_ms, actor)) is not None:
+        closed.append(done[0])
+        ended += done[1]
     pruned_keys = _prune_keys(engine, now_ms)
     pruned_entries, pruned_counters = _prune(engine, now_ms)
     with engine.reading() as book:
@@ -85,6 +94,7 @@ def close_days(engine: Engine, clock: Clock, *, actor: str | None = None) -> Clo
         pruned_counters,
         pruned_keys,
         audit.GENESIS if last is None else last[1],
+        tuple(ended),
     )
 
 
@@ -120,13 +130,16 @@ def _date(book: Reading, day: Window) -> str:
     return on.isoformat()
 
 
-def _close_next(engine: Engine, now_ms: int, actor: str) -> ClosedDay | None:
-    """Close the first day that is due, or return None. Another process may have been faster."""
+def _close_next(engine: Engine, now_ms: int, actor: str) -> tuple[ClosedDay, list[str]] | None:
+    """Close the first day that is due, and say which switches were over; None if none is due.
+
+    Another process may have been faster.
+    """
     with engine.writing() as book:
         day = _next_day(book)
         if day.reset_at_ms + GRACE_MS > now_ms:
             return None
-        _mark_expired(book, day.reset_at_ms)
+        ended = _mark_expired(book, day.reset_at_ms)
         totals = book.day_totals(day.starts_at_ms, day.reset_at_ms)
         closed = ClosedDay(day=_date(book, day), **totals)
         book.insert(
@@ -147,19 +160,35 @@ def _close_next(engine: Engine, now_ms: int, actor: str) -> ClosedDay | None:
             subject=closed.day,
             after=closed.to_dict(),
         )
-        return closed
+        return closed, ended
 
 
-def _mark_expired(book: Writing, until_ms: int) -> None:
+def _mark_expired(book: Writing, until_ms: int) -> list[str]:
     """Mark what ran out before `until_ms` as ended, so that what is live stays few.
 
     Not what ran out since: no decision is made before `until_ms` any more, so
-    the marks change none.
+    the marks change none. Returns a line for each switch, in the order of their ends.
     """
     for table in ("override", "block", "grant_pool"):
         book.mark_expired(table, "expires_at_ms", until_ms)
+    over = [
+        (switch["ends_at_ms"], switch["id"], _ended(switch))
+        for switch in book.rows("switch", {"ended_at_ms": None})
+        if switch["ends_at_ms"] is not None and switch["ends_at_ms"] <= until_ms
+    ]
     if book.mark_expired("switch", "ends_at_ms", until_ms):
         book.touch_policy()
+        book.reread_policy()
+    calendar = book.policy.calendar
+    oldest_ms = min(calendar.window(p, until_ms).starts_at_ms for p in (WEEK, MONTH))
+    book.prune_totals(totals_kept(book.policy), oldest_ms)
+    return [line for _, _, line in sorted(over)]
+
+
+def _ended(switch: Row) -> str:
+    kind = switch["kind"]
+    what = f"enforcement {kind}" if kind in ENFORCEMENT_KINDS else "throttle"
+    return f"{what} {title(switch)} ended {rfc3339(from_ms(switch['ends_at_ms']))}"
 
 
 def _free_timed_out(engine: Engine, now_ms: int) -> int:

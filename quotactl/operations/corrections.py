@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from quotactl.errors import Conflict, InvalidInput, NotFound
 from quotactl.ledger.engine import Reading
-from quotactl.ledger.entries import Entry, Kind, Reservation
+from quotactl.ledger.entries import RESET, Entry, Kind, Reservation
 from quotactl.ledger.values import Refund, Settlement
 from quotactl.operations.workspace import Workspace, start_of
 from quotactl.policy.burndown import Burn, give_back
@@ -150,7 +150,7 @@ class Corrections(Workspace):
             self.changes.resets[key] = entry.id
             tier_id = 0 if account.tier is None else account.tier.id
             booked_ms = now_ms if day_ms == calendar.day(now_ms).starts_at_ms else day_ms
-            self._book_correction(booked_ms, resource.id, tier_id, used, granted)
+            self._book_correction(booked_ms, resource.id, tier_id, used, granted, reason=RESET)
             account.used[1440, day_ms] = account.granted[1440, day_ms] = 0
             freed += used
         for length_min in standing.periods:
@@ -175,6 +175,7 @@ class Corrections(Workspace):
         found = self._loaded(user, resource)
         account, holds = found
         self._load_windows(account, now_ms)
+        self._load_totals(account, now_ms)
         if holds:
             for hold_id in [h for h, expires_at_ms in holds.items() if expires_at_ms <= now_ms]:
                 self.expire(hold_id, now_ms)

@@ -1,99 +1,192 @@
-"""Throttles and enforcement: what on-call switches, and what ends by itself.
-
-A switch is one row, whatever the number of users. It edits nothing below it:
-when it ends or is lifted, what was there is there again.
-"""
+"""Throttles: what on-call switches, and what ends by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from quotactl.errors import Conflict, InvalidInput, NotFound
+from quotactl.errors import Conflict, InvalidInput
 from quotactl.ledger.engine import Reading, Row
 from quotactl.ledger.values import rfc3339
 from quotactl.ledger.views import Outcome, SwitchView
-from quotactl.operations.acts import Act, Acts
-from quotactl.policy.model import AMOUNT_MAX, Scope
-from quotactl.policy.notation import check_name, instant_text, parse_limit
-from quotactl.policy.window import from_ms, moment_of, period_of_length
+from quotactl.operations.acts import Act, Acts, check_why
+from quotactl.operations.impact import Impact, impact_of
+from quotactl.operations.switches import (
+    DEFAULT_DURATION,
+    THROTTLE_KINDS,
+    describe,
+    end_switch,
+    ending,
+    facts,
+    find_switch,
+    move_end,
+    over,
+    put_steps,
+    switch_end,
+    switch_on,
+    switch_view,
+    switches_moved,
+    title,
+)
+from quotactl.policy.levers import Lever, lever, parse_ramp
+from quotactl.policy.model import Scope, Step
+from quotactl.policy.notation import duration_text, instant_text, parse_instant
+from quotactl.policy.window import from_ms, moment_of, to_ms
 
-DEFAULT_DURATION = "1h"
-THROTTLE_KINDS = ("deny", "cap", "scale")
-ENFORCEMENT_KINDS = ("shadow", "off")
+Approve = Callable[[Impact], None]
 
-# Two throttles with these in common differ at most in name, reason and end.
-_SAME = ("kind", "amount_max", "period", "percent", "floor", "freeze_grants", "include_protected")
+# Two throttles with these in common differ at most in name, reason, message and end.
+_SAME = (
+    "kind", "total", "amount_max", "period", "percent", "floor", "freeze_grants",
+    "include_protected", "drill",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When a throttle is wanted: as people write it."""
+
+    at: str | datetime | None = None
+    duration: str | timedelta | None = None
+    until: str | datetime | None = None
+    no_expiry: bool = False
 
 
 class Emergency(Acts):
-    """Acts on throttles and on enforcement."""
+    """Acts on throttles."""
 
     def throttle_on(
         self,
         *,
         deny: bool = False,
         cap: str | None = None,
-        scale: int | None = None,
-        floor: int | None = None,
+        total: str | None = None,
+        scale: int | str | None = None,
+        floor: int | str | None = None,
         resources: Sequence[str] = (),
         tiers: Sequence[str] = (),
         name: str | None = None,
+        at: str | datetime | None = None,
         duration: str | timedelta | None = None,
         until: str | datetime | None = None,
         no_expiry: bool = False,
+        ramp: str | Sequence[int] | None = None,
+        every: str | None = None,
         freeze_grants: bool = False,
         include_protected: bool = False,
+        message: str | None = None,
         replace: bool = False,
         reason: str | None = None,
         ticket: str | None = None,
+        approve: Approve | None = None,
     ) -> Outcome:
         """Lower or stop what may be taken, from the next decision in every process on.
 
-        One of `deny`, `cap` (`3/day`) and `scale` (percent, with an optional
-        `floor`). No resources means all, no tiers means all. Ends after an hour
-        unless `duration`, `until` or `no_expiry` say otherwise.
+        One of `deny`, `cap` (`3/day` for each user), `total` (`40k/hour` for all users in
+        scope together) and `scale` (percent, with an optional `floor`); `ramp` brings it on
+        in steps of `every`. No resources means all, no tiers means all. It begins now, or
+        `at` a moment, and ends after an hour or with its ramp unless `duration`, `until` or
+        `no_expiry` say otherwise. `message` is what end users are told.
+
+        `approve` is shown what it would do before anything is written, and raises to stop.
         """
-        values = _throttle_values(deny=deny, cap=cap, scale=scale, floor=floor)
-        values["freeze_grants"] = int(freeze_grants or deny)
-        values["include_protected"] = int(include_protected)
-        if name is not None:
-            check_name(name, "throttle")
-            if name.isdecimal():
-                raise InvalidInput(f"throttle {name!r} would be taken for an id")
-        with self._act(reason=reason, ticket=ticket, why_needed="a throttle") as act:
-            ends_at_ms = _switch_end(act, duration=duration, until=until, no_expiry=no_expiry)
-            scope = _scope(act, resources, tiers)
-            replaced = self._make_room(act, values, scope, name, replace=replace)
-            if isinstance(replaced, Outcome):
-                return replaced
-            switch = _switch_on(act, "throttle.on", values, scope, name, ends_at_ms, replaced)
+        wanted = lever(
+            deny=deny,
+            cap=cap,
+            total=total,
+            scale=scale,
+            floor=floor,
+            resources=resources,
+            tiers=tiers,
+            name=name,
+            ramp=ramp,
+            every=every,
+            freeze_grants=freeze_grants,
+            include_protected=include_protected,
+            message=message,
+        )
+        timing = Timing(at, duration, until, no_expiry)
+        return self.pull(
+            wanted, timing, replace=replace, reason=reason, ticket=ticket, approve=approve
+        )
+
+    def pull(
+        self,
+        wanted: Lever,
+        timing: Timing,
+        *,
+        replace: bool = False,
+        reason: str | None = None,
+        ticket: str | None = None,
+        approve: Approve | None = None,
+    ) -> Outcome:
+        """`throttle_on` with what was asked for read already."""
+        why_needed = "a throttle"
+        check_why(reason, ticket, why_needed)
+        now_ms = to_ms(self._clock())
+        with self._engine.reading() as book:
+            starts_at_ms, ends_at_ms = when(book, wanted, timing, now_ms)
+            found = in_the_way(book, wanted, starts_at_ms, ends_at_ms, now_ms, replace=replace)
+            if isinstance(found, Outcome):
+                return found
+            throttle = wanted.throttle(book.policy, starts_at_ms, ends_at_ms)
+            impact = impact_of(book, [throttle], [row["id"] for row in found], now_ms)
+        if approve is not None:
+            # Not inside the transaction: a person may take long to answer.
+            approve(impact)
+        with self._act(reason=reason, ticket=ticket, why_needed=why_needed) as act:
+            put = put_on(act, wanted, timing, replace=replace, promise=impact)
+            if isinstance(put, Outcome):
+                return put
+            switch, replaced = put
             view = switch_view(act.book, switch, act.now_ms)
-            ending = _ending(act, ends_at_ms)
+            since = ""
+            if switch["starts_at_ms"] > act.now_ms:
+                calendar = act.book.policy.calendar
+                since = f"from {instant_text(switch['starts_at_ms'], calendar)} "
             was = f", in place of {', '.join(str(r['id']) for r in replaced)}" if replaced else ""
-            message = f"throttle {_title(switch)} is on: {describe(view)}, {ending}{was}"
+            state = "scheduled" if since else "on"
+            message = (
+                f"throttle {title(switch)} is {state}: {describe(view)}, "
+                f"{since}{ending(act, switch['ends_at_ms'])}{was}"
+            )
             return Outcome(True, message, view.to_dict())
 
     def throttle_off(
         self,
         throttle: int | str,
         *,
+        ramp: str | Sequence[int] | None = None,
+        every: str | None = None,
         reason: str | None = None,
         ticket: str | None = None,
     ) -> Outcome:
-        """Lift a throttle by id or name; what was below it holds again."""
+        """Lift a throttle by id or name; what was below it holds again.
+
+        With a `ramp` it goes in steps of `every`: in each, nobody has less than that part
+        of the limit below it. Where that is unlimited, it holds until the last step.
+        """
+        parts, every_ms = parse_ramp(ramp, every)
         with self._act(reason=reason, ticket=ticket, why_needed="lifting a throttle") as act:
             switch = find_switch(act.book, throttle, THROTTLE_KINDS, act.now_ms)
             view = switch_view(act.book, switch, act.now_ms)
             if view.state in ("over", "lifted"):
                 return Outcome(
-                    False, f"throttle {_title(switch)} is {view.state} already", view.to_dict()
+                    False, f"throttle {title(switch)} is {view.state} already", view.to_dict()
                 )
-            _switch_off(act, "throttle.off", switch)
-            lifted = act.book.rows("switch", {"id": switch["id"]})[0]
+            if parts:
+                return _ramp_off(act, switch, parts, every_ms)
+            end_switch(act, switch)
+            act.record(
+                "throttle.off",
+                subject=f"throttle {switch['id']}",
+                before=facts(act.book, switch),
+            )
+            (lifted,) = act.book.rows("switch", {"id": switch["id"]})
             view = switch_view(act.book, lifted, act.now_ms)
-            return Outcome(True, f"throttle {_title(switch)} is off", view.to_dict())
+            return Outcome(True, f"throttle {title(switch)} is off", view.to_dict())
 
     def throttle_extend(
         self,
@@ -105,337 +198,322 @@ class Emergency(Acts):
         reason: str | None = None,
         ticket: str | None = None,
     ) -> Outcome:
-        """Move the end of a throttle that is on; `duration` counts from now."""
+        """Move the end of a throttle; `duration` counts from now, or from a start to come."""
         if duration is None and until is None and not no_expiry:
             raise InvalidInput("no new end is given", hint="--for 2h, --until 18:00 or --no-expiry")
         with self._act(reason=reason, ticket=ticket, why_needed="moving a throttle's end") as act:
-            switch = find_switch(act.book, throttle, THROTTLE_KINDS, act.now_ms)
-            view = switch_view(act.book, switch, act.now_ms)
-            if view.state in ("over", "lifted"):
-                raise Conflict(
-                    f"throttle {_title(switch)} is {view.state}", hint="quotactl throttle on …"
-                )
-            ends_at_ms = _switch_end(act, duration=duration, until=until, no_expiry=no_expiry)
+            switch = _still_on(act, throttle)
+            ends_at_ms = switch_end(
+                act.book,
+                act.now_ms,
+                duration=duration,
+                until=until,
+                no_expiry=no_expiry,
+                start_ms=max(act.now_ms, switch["starts_at_ms"]),
+            )
             if ends_at_ms is not None and ends_at_ms <= switch["starts_at_ms"]:
                 raise InvalidInput("the end lies before the start")
-            ending = _ending(act, ends_at_ms)
+            until_text = ending(act, ends_at_ms)
             if ends_at_ms == switch["ends_at_ms"]:
-                message = f"throttle {_title(switch)} is on {ending} already"
+                view = switch_view(act.book, switch, act.now_ms)
+                message = f"throttle {title(switch)} is on {until_text} already"
                 return Outcome(False, message, view.to_dict())
-            view = _move_end(act, "throttle", switch, ends_at_ms)
-            return Outcome(True, f"throttle {_title(switch)} is on {ending}", view.to_dict())
+            view = move_end(act, "throttle", switch, ends_at_ms)
+            return Outcome(True, f"throttle {title(switch)} is on {until_text}", view.to_dict())
 
-    def enforcement_set(
+    def throttle_hold(
         self,
-        mode: str,
+        throttle: int | str,
         *,
-        resources: Sequence[str] = (),
-        tiers: Sequence[str] = (),
         duration: str | timedelta | None = None,
         until: str | datetime | None = None,
         no_expiry: bool = False,
         reason: str | None = None,
         ticket: str | None = None,
     ) -> Outcome:
-        """Make limits only be watched (`shadow`), not looked at (`off`), or hold again (`on`).
+        """Stay at the present step of a ramp, until `throttle_resume`.
 
-        `on` lifts the switches of exactly that scope, or all where none is given.
+        The end stays where it is, or moves as told. Of a ramp that was lifting the
+        throttle, the end moves to an hour from now unless told otherwise.
         """
-        if mode not in ("on", *ENFORCEMENT_KINDS):
-            raise InvalidInput(f"enforcement {mode!r} is not known", hint="on, shadow or off")
-        with self._act(reason=reason, ticket=ticket, why_needed="changing enforcement") as act:
-            if mode == "on":
-                return self._enforce(act, resources, tiers)
-            ends_at_ms = _switch_end(act, duration=duration, until=until, no_expiry=no_expiry)
-            scope = _scope(act, resources, tiers)
-            present = [s for s in _live(act, ENFORCEMENT_KINDS) if act.book.scope_of(s) == scope]
-            same = next((s for s in present if s["kind"] == mode), None)
-            if same is not None:
-                # The same again leaves the end where it is, unless one is named.
-                if duration is None and until is None and not no_expiry:
-                    ends_at_ms = same["ends_at_ms"]
-                return _same_again(act, same, ends_at_ms)
-            for switch in present:
-                _end_switch(act, switch)
-            values: Row = {"kind": mode, "freeze_grants": 0, "include_protected": 0}
-            switch = _switch_on(
-                act, f"enforcement.{mode}", values, scope, None, ends_at_ms, present
-            )
+        with self._act(reason=reason, ticket=ticket, why_needed="holding a ramp") as act:
+            switch = _still_on(act, throttle)
+            steps = act.book.steps_of(switch, held_too=True)
             view = switch_view(act.book, switch, act.now_ms)
-            ending = _ending(act, ends_at_ms)
-            was = f", no more {present[0]['kind']}" if present else ""
-            message = f"enforcement is {mode} for {_whom(view)}, {ending}{was}"
+            if not steps:
+                raise Conflict(f"throttle {title(switch)} has no ramp to hold")
+            if switch["held_at_ms"] is not None:
+                message = f"throttle {title(switch)} is held at {view.step}% already"
+                return Outcome(False, message, view.to_dict())
+            ahead = [step for step in steps if step.at_ms > act.now_ms]
+            if not ahead:
+                message = f"throttle {title(switch)} is at its last step, {view.step}%, already"
+                return Outcome(False, message, view.to_dict())
+            ends_at_ms = switch["ends_at_ms"]
+            told = duration is not None or until is not None or no_expiry
+            if told or any(step.lifting for step in ahead):
+                ends_at_ms = switch_end(
+                    act.book, act.now_ms, duration=duration, until=until, no_expiry=no_expiry
+                )
+            changed = {"held_at_ms": act.now_ms, "ends_at_ms": ends_at_ms}
+            view = _change(act, "throttle.hold", switch, changed)
+            at = "before its first step" if view.step is None else f"at {view.step}%"
+            message = f"throttle {title(switch)} is held {at}, {ending(act, ends_at_ms)}"
             return Outcome(True, message, view.to_dict())
 
-    def _enforce(self, act: Act, resources: Sequence[str], tiers: Sequence[str]) -> Outcome:
-        scope = _scope(act, resources, tiers)
-        everything = not resources and not tiers
-        found = [
-            s for s in _live(act, ENFORCEMENT_KINDS) if everything or act.book.scope_of(s) == scope
-        ]
-        item = {"mode": "on", "lifted": [s["id"] for s in found]}
-        if not found:
-            return Outcome(False, "enforcement is on already", item)
-        for switch in found:
-            _end_switch(act, switch)
-        act.record("enforcement.on", before={"switches": [_facts(act.book, s) for s in found]})
-        return Outcome(True, "enforcement is on", item)
-
-    def _make_room(
-        self, act: Act, values: Row, scope: Scope, name: str | None, *, replace: bool
-    ) -> list[Row] | Outcome:
-        """End what the new throttle replaces, or say that it is on already.
-
-        Raises Conflict where something in force has the same targets, kind and
-        period, or the same name, and replacing it was not asked for.
-        """
-        in_the_way = []
-        for switch in _live(act, THROTTLE_KINDS):
-            same_targets = act.book.scope_of(switch) == scope
-            if same_targets and all(switch[field] == values.get(field) for field in _SAME):
+    def throttle_resume(
+        self, throttle: int | str, *, reason: str | None = None, ticket: str | None = None
+    ) -> Outcome:
+        """Go on with a ramp that was held: what was ahead then is as far ahead now."""
+        with self._act(reason=reason, ticket=ticket, why_needed="resuming a ramp") as act:
+            switch = _still_on(act, throttle)
+            held_at_ms = switch["held_at_ms"]
+            if held_at_ms is None:
                 view = switch_view(act.book, switch, act.now_ms)
-                ending = _ending(act, switch["ends_at_ms"])
-                return Outcome(
-                    False,
-                    f"throttle {_title(switch)} is already on {ending}; "
-                    f"to move it: quotactl throttle extend {switch['id']}",
-                    view.to_dict(),
-                )
-            alike = same_targets and all(
-                switch[field] == values.get(field) for field in ("kind", "period")
+                return Outcome(False, f"throttle {title(switch)} is not held", view.to_dict())
+            late_ms = max(0, act.now_ms - held_at_ms)
+            steps = act.book.steps_of(switch, held_too=True)
+            ahead = [s for s in steps if s.at_ms > held_at_ms]
+            moved = [Step(s.at_ms + late_ms, s.percent, s.lifting) for s in ahead]
+            for step in ahead:
+                _drop_step(act, switch, step)
+            put_steps(act, switch["id"], moved)
+            ends_at_ms = switch["ends_at_ms"]
+            last = moved[-1]
+            if last.lifting:
+                ends_at_ms = last.at_ms
+            elif ends_at_ms is not None and ends_at_ms <= last.at_ms:
+                # Else it would end before its last step.
+                ends_at_ms = last.at_ms + (late_ms or 1)
+            changed = {"held_at_ms": None, "ends_at_ms": ends_at_ms}
+            view = _change(act, "throttle.resume", switch, changed)
+            step = moved[0]
+            at = instant_text(step.at_ms, act.book.policy.calendar)
+            message = (
+                f"throttle {title(switch)} goes on: {step.percent}% at {at}, "
+                f"{ending(act, ends_at_ms)}"
             )
-            if alike or (name is not None and switch["name"] == name):
-                in_the_way.append(switch)
-        if in_the_way and not replace:
-            switch = in_the_way[0]
-            view = switch_view(act.book, switch, act.now_ms)
-            raise Conflict(
-                f"throttle {_title(switch)} is on for the same: {describe(view)}",
-                hint="add --replace to put the new one in its place",
+            return Outcome(True, message, view.to_dict())
+
+
+def when(book: Reading, wanted: Lever, timing: Timing, now_ms: int) -> tuple[int, int | None]:
+    """The start and end that were asked for, in ms; InvalidInput where they can't be."""
+    starts_at_ms = now_ms
+    if timing.at is not None:
+        if isinstance(timing.at, datetime):
+            starts_at_ms = to_ms(timing.at)
+        elif isinstance(timing.at, str):
+            starts_at_ms = parse_instant(timing.at, now_ms=now_ms, calendar=book.policy.calendar)
+        else:
+            raise InvalidInput(f"{timing.at!r} is not a moment", hint="such as 18:00")
+        if starts_at_ms <= now_ms:
+            raise InvalidInput(
+                f"the start {rfc3339(from_ms(starts_at_ms))} is in the past",
+                hint=f"it is {rfc3339(from_ms(now_ms))} now; leave --at out to begin at once",
             )
-        for switch in in_the_way:
-            _end_switch(act, switch)
-        return in_the_way
-
-
-def find_switch(book: Reading, which: int | str, kinds: Sequence[str], now_ms: int) -> Row:
-    """A switch by id, or by name: the one that is on, else the newest. NotFound if none."""
-    text = str(which)
-    if text.isascii() and text.isdecimal() and len(text) < 18:
-        found = [s for s in book.rows("switch", {"id": int(text)}) if s["kind"] in kinds]
-    else:
-        found = [s for s in book.rows("switch", {"name": text}) if s["kind"] in kinds]
-        found.sort(key=lambda s: (not _over(s, now_ms), s["id"]))
-    if not found:
-        raise NotFound(f"no throttle {which!r}", hint="quotactl throttle list --all")
-    return found[-1]
-
-
-def switch_view(book: Reading, row: Row, now_ms: int) -> SwitchView:
-    """A switch as people see it."""
-    scope = book.scope_of(row)
-    period = None if row["period"] is None else period_of_length(row["period"]).name
-    value = None
-    if row["kind"] == "cap":
-        value = f"{row['amount_max']}/{period}"
-    elif row["kind"] == "scale":
-        value = f"{row['percent']}%"
-    if row["lifted"]:
-        state = "lifted"
-    elif _over(row, now_ms):
-        state = "over"
-    else:
-        state = "on" if row["starts_at_ms"] <= now_ms else "scheduled"
-    return SwitchView(
-        id=row["id"],
-        name=row["name"],
-        kind=row["kind"],
-        value=value,
-        period=period,
-        floor=row["floor"],
-        resources=_names(scope.resource_ids, book.resource_name),
-        tiers=_names(scope.tier_ids, book.tier_name),
-        freeze_grants=bool(row["freeze_grants"]),
-        include_protected=bool(row["include_protected"]),
-        starts_at=from_ms(row["starts_at_ms"]),
-        ends_at=moment_of(row["ends_at_ms"]),
-        state=state,
-        created_at=from_ms(row["created_at_ms"]),
-        lifted_at=from_ms(row["ended_at_ms"]) if row["lifted"] else None,
-        **book.why(row["audit_id"]),
+    duration = timing.duration
+    if duration is None and wanted.duration_ms is not None and timing.until is None:
+        duration = None if timing.no_expiry else timedelta(milliseconds=wanted.duration_ms)
+    ends_at_ms = switch_end(
+        book,
+        now_ms,
+        duration=duration,
+        until=timing.until,
+        no_expiry=timing.no_expiry,
+        default=duration_text(wanted.ramp_ms) if wanted.ramp else DEFAULT_DURATION,
+        start_ms=starts_at_ms,
     )
+    if ends_at_ms is not None and ends_at_ms <= starts_at_ms:
+        raise InvalidInput("the end lies before the start")
+    steps = wanted.steps(starts_at_ms)
+    if steps and ends_at_ms is not None and ends_at_ms <= steps[-1].at_ms:
+        raise InvalidInput(
+            f"the end lies before the ramp's last step, at {rfc3339(from_ms(steps[-1].at_ms))}",
+            hint=f"--for {duration_text(wanted.ramp_ms)}",
+        )
+    return starts_at_ms, ends_at_ms
 
 
-def describe(view: SwitchView) -> str:
-    """What a switch does, in a few words: `cap 3/day for tier free, resource image`."""
-    what = view.kind if view.value is None else f"{view.kind} {view.value}"
-    if view.floor is not None:
-        what += f" but at least {view.floor}"
-    extras = []
-    if view.freeze_grants and view.kind != "deny":
-        extras.append("grants frozen")
-    if view.include_protected:
-        extras.append("protected ones too")
-    extra = f" ({', '.join(extras)})" if extras else ""
-    return f"{what} for {_whom(view)}{extra}"
-
-
-def _whom(view: SwitchView) -> str:
-    tiers = "all tiers" if view.tiers is None else f"tier {', '.join(view.tiers)}"
-    resources = "all resources" if view.resources is None else f"{', '.join(view.resources)}"
-    return f"{tiers}, {resources}"
-
-
-def _throttle_values(*, deny: bool, cap: str | None, scale: int | None, floor: int | None) -> Row:
-    if [deny, cap is not None, scale is not None].count(True) != 1:
-        raise InvalidInput("a throttle is one of deny, cap and scale", hint="such as --cap 3/day")
-    if floor is not None and scale is None:
-        raise InvalidInput("a floor goes with a scale alone")
-    if cap is not None:
-        limits = parse_limit(cap)
-        if len(limits) != 1 or limits[0].amount_max is None:
-            raise InvalidInput(f"cap {cap!r} is not one ceiling", hint="such as 3/day")
-        period = limits[0].period.length_min
-        return {"kind": "cap", "amount_max": limits[0].amount_max, "period": period}
-    if scale is not None:
-        _check_whole("scale", scale, 100)
-        if floor is not None:
-            _check_whole("floor", floor, AMOUNT_MAX)
-        return {"kind": "scale", "percent": scale, "floor": floor}
-    return {"kind": "deny"}
-
-
-def _check_whole(what: str, value: object, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise InvalidInput(f"{what} {value!r} is out of range", hint=f"0 to {most}")
-
-
-def _switch_end(
+def put_on(
     act: Act,
+    wanted: Lever,
+    timing: Timing,
     *,
-    duration: str | timedelta | None,
-    until: str | datetime | None,
-    no_expiry: bool,
-) -> int | None:
-    if no_expiry and (duration is not None or until is not None):
-        raise InvalidInput("both an end and none are given", hint="give one of them")
-    if no_expiry:
-        return None
-    return act.end(duration=duration, until=until, default=DEFAULT_DURATION)
+    replace: bool = False,
+    preset: str | None = None,
+    drill: bool = False,
+    promise: Impact | None = None,
+) -> tuple[Row, list[Row]] | Outcome:
+    """Put one throttle on inside an act: its row and those that it replaced.
 
-
-def _scope(act: Act, resources: Sequence[str], tiers: Sequence[str]) -> Scope:
-    return Scope(
-        frozenset(act.resource(name).id for name in resources) if resources else None,
-        frozenset(act.tier(name).id for name in tiers) if tiers else None,
-    )
-
-
-def _switch_on(
-    act: Act,
-    action: str,
-    values: Row,
-    scope: Scope,
-    name: str | None,
-    ends_at_ms: int | None,
-    replaced: Sequence[Row],
-) -> Row:
+    An Outcome where it is on already; Conflict where another is in the way.
+    """
     book = act.book
-    switch: Row = {
-        **values,
-        "name": name,
-        "all_resources": int(scope.resource_ids is None),
-        "all_tiers": int(scope.tier_ids is None),
-        "created_at_ms": act.now_ms,
-        "starts_at_ms": act.now_ms,
-        "ends_at_ms": ends_at_ms,
-    }
-    switch["id"] = book.insert("switch", switch)
-    for resource_id in sorted(scope.resource_ids or ()):
-        book.insert("switch_resource", {"switch_id": switch["id"], "resource_id": resource_id})
-    for tier_id in sorted(scope.tier_ids or ()):
-        book.insert("switch_tier", {"switch_id": switch["id"], "tier_id": tier_id})
-    made = book.rows("switch", {"id": switch["id"]})[0]
-    audit_id = act.record(
-        action,
-        subject=f"{'throttle' if values['kind'] in THROTTLE_KINDS else 'enforcement'} {made['id']}",
-        before={"switches": [_facts(book, s) for s in replaced]} if replaced else None,
-        after=_facts(book, made),
+    starts_at_ms, ends_at_ms = when(book, wanted, timing, act.now_ms)
+    found = in_the_way(
+        book, wanted, starts_at_ms, ends_at_ms, act.now_ms, replace=replace, drill=drill
     )
-    book.update("switch", {"id": made["id"]}, {"audit_id": audit_id})
-    book.touch_policy()
-    return book.rows("switch", {"id": made["id"]})[0]
+    if isinstance(found, Outcome):
+        return found
+    for switch in found:
+        end_switch(act, switch)
+    values = {
+        **_values(wanted, drill=drill),
+        "name": wanted.name,
+        "message": wanted.message,
+        "preset": preset,
+        "promise": None if promise is None else json.dumps(promise.to_dict()),
+    }
+    switch = switch_on(
+        act,
+        "throttle.on",
+        values,
+        wanted.scope(book.policy),
+        starts_at_ms=starts_at_ms,
+        ends_at_ms=ends_at_ms,
+        steps=wanted.steps(starts_at_ms),
+        replaced=found,
+    )
+    return switch, found
 
 
-def _switch_off(act: Act, action: str, switch: Row) -> None:
-    _end_switch(act, switch)
-    act.record(action, subject=f"throttle {switch['id']}", before=_facts(act.book, switch))
+def in_the_way(
+    book: Reading,
+    wanted: Lever,
+    starts_at_ms: int,
+    ends_at_ms: int | None,
+    now_ms: int,
+    *,
+    replace: bool,
+    drill: bool = False,
+) -> list[Row] | Outcome:
+    """What a new throttle would replace, or that it is on already.
+
+    Raises Conflict where something at the same time has the same targets, kind and
+    period, or the same name, and replacing it was not asked for.
+    """
+    values = _values(wanted, drill=drill)
+    scope: Scope = wanted.scope(book.policy)
+    calendar = book.policy.calendar
+    found = []
+    for switch in book.rows("switch", {"ended_at_ms": None}):
+        if switch["kind"] not in THROTTLE_KINDS or over(switch, now_ms):
+            continue
+        same_targets = book.scope_of(switch) == scope
+        apart = (ends_at_ms is not None and ends_at_ms <= switch["starts_at_ms"]) or (
+            switch["ends_at_ms"] is not None and switch["ends_at_ms"] <= starts_at_ms
+        )
+        same_time = same_targets and not apart
+        if (
+            same_time
+            and all(switch[field] == values[field] for field in _SAME)
+            and _ramp_of(book, switch) == _ramp(wanted.steps(starts_at_ms), starts_at_ms)
+        ):
+            view = switch_view(book, switch, now_ms)
+            end = instant_text(switch["ends_at_ms"], calendar)
+            ends = "with no end" if switch["ends_at_ms"] is None else f"until {end}"
+            return Outcome(
+                False,
+                f"throttle {title(switch)} is already {view.state} {ends}; "
+                f"to move it: quotactl throttle extend {switch['id']}",
+                view.to_dict(),
+            )
+        alike = same_time and all(
+            switch[field] == values[field] for field in ("kind", "total", "period", "drill")
+        )
+        if alike or (wanted.name is not None and switch["name"] == wanted.name):
+            found.append(switch)
+    if found and not replace:
+        view = switch_view(book, found[0], now_ms)
+        raise Conflict(
+            f"throttle {title(found[0])} is {view.state} for the same: {describe(view)}",
+            hint="add --replace to put the new one in its place",
+        )
+    return found
 
 
-def _same_again(act: Act, switch: Row, ends_at_ms: int | None) -> Outcome:
-    """Move the end of an enforcement switch, or say that it lies there already."""
-    mode = switch["kind"]
-    if ends_at_ms == switch["ends_at_ms"]:
-        view = switch_view(act.book, switch, act.now_ms)
-        message = f"enforcement is {mode} already, {_ending(act, ends_at_ms)}; to move it: --for"
-        return Outcome(False, message, view.to_dict())
-    view = _move_end(act, "enforcement", switch, ends_at_ms)
-    message = f"enforcement is {mode} for {_whom(view)}, now {_ending(act, ends_at_ms)}"
+def _values(wanted: Lever, *, drill: bool) -> Row:
+    return {
+        "kind": "cap" if wanted.kind == "total" else wanted.kind,
+        "total": int(wanted.kind == "total"),
+        "amount_max": None if wanted.limit is None else wanted.limit.amount_max,
+        "period": None if wanted.limit is None else wanted.limit.period.length_min,
+        "percent": wanted.percent,
+        "floor": wanted.floor,
+        "freeze_grants": int(wanted.freeze_grants),
+        "include_protected": int(wanted.include_protected),
+        "drill": int(drill),
+    }
+
+
+def _ramp(steps: Sequence[Step], starts_at_ms: int) -> list[tuple[int, int, bool]]:
+    return [(step.at_ms - starts_at_ms, step.percent, step.lifting) for step in steps]
+
+
+def _ramp_of(book: Reading, switch: Row) -> list[tuple[int, int, bool]]:
+    return _ramp(book.steps_of(switch), switch["starts_at_ms"])
+
+
+def _still_on(act: Act, throttle: int | str) -> Row:
+    """The row of a throttle that is on or scheduled; Conflict for one that is over."""
+    switch = find_switch(act.book, throttle, THROTTLE_KINDS, act.now_ms)
+    view = switch_view(act.book, switch, act.now_ms)
+    if view.state in ("over", "lifted"):
+        raise Conflict(f"throttle {title(switch)} is {view.state}", hint="quotactl throttle on …")
+    return switch
+
+
+def _ramp_off(act: Act, switch: Row, parts: tuple[int, ...], every_ms: int) -> Outcome:
+    if switch["total"]:
+        raise InvalidInput(
+            "below a total there is no limit to go back to in parts",
+            hint="lift it at once, or put a higher one in its place with --replace",
+        )
+    if switch["starts_at_ms"] > act.now_ms:
+        raise InvalidInput(f"throttle {title(switch)} is not on yet", hint="lift it at once")
+    present = [s for s in act.book.steps_of(switch) if s.lifting and s.at_ms <= act.now_ms]
+    reached = present[-1].percent if present else -1
+    if any(late <= early for early, late in zip((reached, *parts), parts, strict=False)):
+        raise InvalidInput(
+            "a ramp that lifts must rise" + (f", from {reached}% on" if present else ""),
+            hint="such as 25%,50%,100%",
+        )
+    steps = [Step(act.now_ms + n * every_ms, part, lifting=True) for n, part in enumerate(parts)]
+    ends_at_ms = steps[-1].at_ms
+    if parts[-1] < 100 or len(parts) == 1:
+        ends_at_ms += every_ms
+        steps.append(Step(ends_at_ms, 100, lifting=True))
+    for step in act.book.steps_of(switch, held_too=True):
+        if step.at_ms > act.now_ms or (step.lifting and step.at_ms == act.now_ms):
+            _drop_step(act, switch, step)
+    put_steps(act, switch["id"], steps)
+    changed = {"held_at_ms": None, "ends_at_ms": ends_at_ms}
+    view = _change(act, "throttle.off", switch, changed)
+    calendar = act.book.policy.calendar
+    course = ", ".join(
+        f"{step.percent}% {'now' if n == 0 else 'at ' + instant_text(step.at_ms, calendar)}"
+        for n, step in enumerate(steps)
+        if step.at_ms < ends_at_ms
+    )
+    message = f"throttle {title(switch)} is ramping off: {course}; {ending(act, ends_at_ms)}"
     return Outcome(True, message, view.to_dict())
 
 
-def _move_end(act: Act, what: str, switch: Row, ends_at_ms: int | None) -> SwitchView:
-    act.book.update("switch", {"id": switch["id"]}, {"ends_at_ms": ends_at_ms})
-    act.book.touch_policy()
-    act.record(
-        f"{what}.extend",
-        subject=f"{what} {switch['id']}",
-        before={"ends_at": _moment(switch["ends_at_ms"])},
-        after={"ends_at": _moment(ends_at_ms)},
+def _drop_step(act: Act, switch: Row, step: Step) -> None:
+    act.book.delete(
+        "switch_step",
+        {"switch_id": switch["id"], "at_ms": step.at_ms, "lifting": int(step.lifting)},
     )
-    moved = act.book.rows("switch", {"id": switch["id"]})[0]
-    return switch_view(act.book, moved, act.now_ms)
 
 
-def _ending(act: Act, ends_at_ms: int | None) -> str:
-    if ends_at_ms is None:
-        return "with no end"
-    return f"until {instant_text(ends_at_ms, act.book.policy.calendar)}"
-
-
-def _end_switch(act: Act, switch: Row) -> None:
-    act.book.update("switch", {"id": switch["id"]}, {"ended_at_ms": act.now_ms, "lifted": 1})
-    act.book.touch_policy()
-
-
-def _facts(book: Reading, switch: Row) -> dict[str, Any]:
-    view = switch_view(book, switch, switch["starts_at_ms"]).to_dict()
-    kept = ("id", "name", "kind", "value", "floor", "resources", "tiers")
-    facts = {field: view[field] for field in kept}
-    facts["freeze_grants"] = view["freeze_grants"]
-    facts["include_protected"] = view["include_protected"]
-    facts["ends_at"] = view["ends_at"]
-    return facts
-
-
-def _live(act: Act, kinds: Sequence[str]) -> list[Row]:
-    rows = act.book.rows("switch", {"ended_at_ms": None})
-    return [s for s in rows if s["kind"] in kinds and not _over(s, act.now_ms)]
-
-
-def _over(switch: Row, now_ms: int) -> bool:
-    if switch["ended_at_ms"] is not None:
-        return True
-    return switch["ends_at_ms"] is not None and now_ms >= switch["ends_at_ms"]
-
-
-def _names(ids: frozenset[int] | None, name_of: Any) -> tuple[str, ...] | None:
-    return None if ids is None else tuple(name_of(id_) for id_ in sorted(ids))
-
-
-def _title(switch: Row) -> str:
-    return f"{switch['id']} ({switch['name']})" if switch["name"] else str(switch["id"])
-
-
-def _moment(at_ms: int | None) -> str | None:
-    return rfc3339(moment_of(at_ms))
+def _change(act: Act, action: str, switch: Row, changed: Row) -> SwitchView:
+    """Change a throttle's row with its audit row, and show it."""
+    before = facts(act.book, switch)
+    act.book.update("switch", {"id": switch["id"]}, changed)
+    switches_moved(act)
+    (row,) = act.book.rows("switch", {"id": switch["id"]})
+    after = facts(act.book, row)
+    if row["held_at_ms"] is not None:
+        after["held_at"] = rfc3339(moment_of(row["held_at_ms"]))
+    act.record(action, subject=f"throttle {switch['id']}", before=before, after=after)
+    return switch_view(act.book, row, act.now_ms)

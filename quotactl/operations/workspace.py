@@ -11,10 +11,10 @@ from quotactl.ledger.engine import Reading, Writing
 from quotactl.ledger.entries import CORRECTION, Changes, Entry, Reservation
 from quotactl.policy.burndown import Burn
 from quotactl.policy.decide import looks_back
-from quotactl.policy.model import Account, Resource
+from quotactl.policy.model import Account, Resource, Totals
 from quotactl.policy.notation import could_be_an_id, instant_text
-from quotactl.policy.resolve import resolve
-from quotactl.policy.window import MINUTE_MS
+from quotactl.policy.resolve import resolve, totalled, totalled_since
+from quotactl.policy.window import DAY_LENGTH_MIN, MINUTE_MS, Period, Window
 
 
 class Workspace:
@@ -32,6 +32,7 @@ class Workspace:
         self._entries: dict[int, Entry] = {}
         self._burns: dict[int, tuple[Burn, ...]] = {}
         self._reservations: dict[int, Reservation] = {}
+        self._totals: dict[int, Totals] = {}
         self._next_entry_id = 0
         self._next_user_id = 0
 
@@ -88,6 +89,69 @@ class Workspace:
             used[window] = units
             if granted:
                 account.granted[window] = granted
+
+    def _load_totals(self, account: Account, now_ms: int) -> None:
+        """What everybody took, in the windows that some ceiling over all needs.
+
+        A window that nobody has summed up is summed up here, and kept with what this
+        transaction stores.
+        """
+        resource = account.resource
+        periods = totalled(self.policy, resource)
+        if not periods:
+            return
+        totals = account.totals = self._totals.setdefault(resource.id, {})
+        calendar = self.policy.calendar
+        for period in periods:
+            window = calendar.window(period, now_ms)
+            for length_min, part in self._parts(period, window):
+                if (length_min, part.starts_at_ms) in totals:
+                    continue
+                key = (resource.id, length_min, part.starts_at_ms)
+                stored = self.book.load_total(*key)
+                if stored is None:
+                    stored = self._sum_up(resource, length_min, part)
+                    # Days to come are empty but for a clock that ran ahead, and not kept.
+                    if part.starts_at_ms <= now_ms:
+                        self.changes.seeds[key] = dict(stored)
+                for tier_id, units in self.changes.totals.get(key, {}).items():
+                    stored[tier_id] = stored.get(tier_id, 0) + units
+                totals[length_min, part.starts_at_ms] = stored
+
+    def _parts(self, period: Period, window: Window) -> list[tuple[int, Window]]:
+        """The windows that are kept: a week or month is the sum of its days."""
+        if period.length_min <= DAY_LENGTH_MIN:
+            return [(period.length_min, window)]
+        calendar = self.policy.calendar
+        return [(DAY_LENGTH_MIN, calendar.day(start)) for start in calendar.day_starts(window)]
+
+    def _sum_up(self, resource: Resource, length_min: int, window: Window) -> dict[int, int]:
+        calendar = self.policy.calendar
+        start, end = window
+        if calendar.hour_of(start) == start and calendar.hour_of(end) == end:
+            # Whole hours of the zone's days, which is how demand is kept.
+            return self.book.demand_by_tier(resource.id, start, end)
+        since_ms = totalled_since(self.policy, resource, length_min)
+        if since_ms is not None and since_ms <= start:
+            # It has been counted since before this window began.
+            return {}
+        return self.book.taken_by_tier(resource.id, start, end)
+
+    def _count_total(self, at_ms: int, resource: Resource, tier_id: int, units: int) -> None:
+        """Add what was taken, or with a minus given back, to the sums of everybody."""
+        calendar = self.policy.calendar
+        totals = self._totals.get(resource.id, {})
+        lengths = {min(p.length_min, DAY_LENGTH_MIN) for p in totalled(self.policy, resource)}
+        for length_min in lengths:
+            if length_min == DAY_LENGTH_MIN:
+                start = calendar.day(at_ms).starts_at_ms
+            else:
+                start = start_of(at_ms, length_min)
+            added = self.changes.totals.setdefault((resource.id, length_min, start), {})
+            added[tier_id] = added.get(tier_id, 0) + units
+            by_tier = totals.get((length_min, start))
+            if by_tier is not None:
+                by_tier[tier_id] = by_tier.get(tier_id, 0) + units
 
     def _intern(self, account: Account, now_ms: int) -> None:
         """Give a user nobody has heard of an id."""
@@ -196,13 +260,23 @@ class Workspace:
                 present[position] += value
 
     def _book_correction(
-        self, at_ms: int, resource_id: int, tier_id: int, used: int, granted: int
+        self,
+        at_ms: int,
+        resource_id: int,
+        tier_id: int,
+        used: int,
+        granted: int,
+        *,
+        reason: str = CORRECTION,
     ) -> None:
         hour_ms = self.policy.calendar.hour_of(at_ms)
         self._add_demand(
-            (hour_ms, resource_id, tier_id, CORRECTION, "tier", tier_id),
+            (hour_ms, resource_id, tier_id, reason, "tier", tier_id),
             [0, -used, -granted, 0, 0],
         )
+        resource = self.policy.resources.get(resource_id)
+        if reason == CORRECTION and resource is not None:
+            self._count_total(at_ms, resource, tier_id, -used - granted)
 
 
 def start_of(at_ms: int, length_min: int) -> int:

@@ -18,7 +18,8 @@ class Verdict:
     The figures (`period` … `reset_at_ms`) belong to the window and rule that
     decided, as they were before the request. `granted` units are paid by
     `burns`; `day_ms` and `periods` name the windows that the request counts in,
-    as used or as denied. `would_be` is the reason that enforcement kept from holding.
+    as used or as denied. `would_be` is the reason that enforcement, or a throttle that
+    is only a drill, kept from holding.
     """
 
     allowed: bool
@@ -34,6 +35,10 @@ class Verdict:
     day_ms: int
     periods: tuple[int, ...]
     would_be: Reason | None = None
+    # The drill that would have refused it.
+    drill: Rule | None = None
+    # Whether the figures are those of a ceiling over everybody.
+    shared: bool = False
 
 
 # One ceiling with the window it holds in now and the units used in that.
@@ -64,11 +69,15 @@ def decide(policy: Policy, account: Account, amount: int, now_ms: int) -> Verdic
     pool = usable(account.grants, account.balances, now_ms) if account.grants else 0
     shortage, failing = _shortage(levels, amount, 0 if standing.freezers else pool)
     if not failing:
-        if not shortage:
-            return _allowed(levels, None, "ok", 0, (), day_ms, periods)
-        burns = burn(account.grants, account.balances, shortage, now_ms)
-        rule = Rule("grant", burns[0][0], None)
-        return _allowed(levels, rule, "granted", shortage, burns, day_ms, periods)
+        if shortage:
+            burns = burn(account.grants, account.balances, shortage, now_ms)
+            rule = Rule("grant", burns[0][0], None)
+            verdict = _allowed(levels, rule, "granted", shortage, burns, day_ms, periods)
+        else:
+            verdict = _allowed(levels, None, "ok", 0, (), day_ms, periods)
+        if standing.drilled is not None:
+            _drill(verdict, standing.drilled, account, calendar, amount, pool, now_ms)
+        return verdict
 
     reason, rule, limit, (ceiling, window, used) = _refusal(standing, levels, failing, amount, pool)
     if standing.mode == "shadow":
@@ -89,7 +98,24 @@ def decide(policy: Policy, account: Account, amount: int, now_ms: int) -> Verdic
         burns=(),
         day_ms=day_ms,
         periods=periods,
+        shared=ceiling.shared,
     )
+
+
+def _drill(
+    verdict: Verdict,
+    standing: Standing,
+    account: Account,
+    calendar: Calendar,
+    amount: int,
+    pool: int,
+    now_ms: int,
+) -> None:
+    """Mark an allowed request with what it would have been if drills were real."""
+    levels = levels_of(standing, account, calendar, now_ms)
+    _, failing = _shortage(levels, amount, 0 if standing.freezers else pool)
+    if failing:
+        verdict.would_be, verdict.drill, *_ = _refusal(standing, levels, failing, amount, pool)
 
 
 def levels_of(standing: Standing, account: Account, calendar: Calendar, now_ms: int) -> list[Level]:
@@ -97,8 +123,33 @@ def levels_of(standing: Standing, account: Account, calendar: Calendar, now_ms: 
     levels = []
     for ceiling in standing.ceilings:
         window = calendar.window(ceiling.period, now_ms)
-        levels.append((ceiling, window, used_in(account, ceiling.period, window)))
+        if ceiling.shared:
+            used = used_by_all(account, ceiling, window)
+        else:
+            used = used_in(account, ceiling.period, window)
+        levels.append((ceiling, window, used))
     return levels
+
+
+def used_by_all(account: Account, ceiling: Ceiling, window: Window) -> int:
+    """Units that all users in a shared ceiling's scope took in a window."""
+    totals = account.totals
+    tier_ids = ceiling.tier_ids
+    length_min = min(ceiling.period.length_min, DAY_LENGTH_MIN)
+    if length_min == ceiling.period.length_min:
+        windows = [totals.get((length_min, window.starts_at_ms), {})]
+    else:
+        windows = [
+            by_tier
+            for (length, start), by_tier in totals.items()
+            if length == DAY_LENGTH_MIN and window.starts_at_ms <= start < window.reset_at_ms
+        ]
+    return sum(
+        units
+        for by_tier in windows
+        for tier_id, units in by_tier.items()
+        if tier_ids is None or tier_id in tier_ids
+    )
 
 
 def used_in(account: Account, period: Period, window: Window) -> int:
@@ -123,8 +174,8 @@ def looks_back(policy: Policy, account: Account) -> list[Period]:
     found: list[Period] | None = policy.resolved.get(key)
     if found is None:
         base, _ = base_limits(account.tier, account.resource, ())
-        shared = {*base, *(t.period for t in policy.throttles if t.period is not None)}
-        found = policy.resolved[key] = [p for p in shared if p.length_min > DAY_LENGTH_MIN]
+        caps = {t.period for t in policy.throttles if t.kind == "cap" and t.period is not None}
+        found = policy.resolved[key] = [p for p in {*base, *caps} if p.length_min > DAY_LENGTH_MIN]
     if not account.overrides:
         return found
     mine = {o.period for o in account.overrides if o.period is not None}
@@ -137,7 +188,7 @@ def _shortage(
     """What grants would have to pay, and the levels that refuse all the same.
 
     Grants buy quota, not speed: they pay the largest shortage among windows of
-    a day or longer, never one in a shorter window.
+    a day or longer, never one in a shorter window, nor what is over for everybody.
     """
     shortage = 0
     failing = []
@@ -146,7 +197,7 @@ def _shortage(
         limit = ceiling.base_max if base else ceiling.amount_max
         if limit is None or used + amount <= limit:
             continue
-        if ceiling.period.shorter_than_day:
+        if ceiling.shared or ceiling.period.shorter_than_day:
             failing.append(level)
             continue
         # Used may lie above a limit that was lowered since; nobody pays for that.
@@ -167,11 +218,13 @@ def _refusal(
     anyway = failing
     if standing.throttled:
         _, anyway = _shortage(levels, amount, pool, base=True)
-    level = max(anyway or failing, key=_reset_then_length)
-    ceiling = level[0]
     if anyway:
+        # Not to have the resource at all goes before there being none left for anybody.
+        own = [] if standing.listed else [level for level in anyway if not level[0].shared]
+        level = max(own or anyway, key=_reset_then_length)
+        ceiling = level[0]
         assert ceiling.base_max is not None
-        reason: Reason = "limit_reached" if standing.listed else "not_in_tier"
+        reason: Reason = "not_in_tier" if own else "limit_reached"
         return reason, ceiling.base_rule, ceiling.base_max, level
     _, too_low = _shortage(levels, amount, pool)
     if too_low:
@@ -181,9 +234,9 @@ def _refusal(
     else:
         # Grants would have paid: what refuses is a throttle that freezes them, if
         # one of those lowered a window, that one.
-        own = [lv for lv in failing if lv[0].rule in standing.freezers]
-        level = max(own or failing, key=_reset_then_length)
-        rule = level[0].rule if own else standing.freezers[0]
+        freezing = [lv for lv in failing if lv[0].rule in standing.freezers]
+        level = max(freezing or failing, key=_reset_then_length)
+        rule = level[0].rule if freezing else standing.freezers[0]
     ceiling = level[0]
     assert ceiling.amount_max is not None
     return "throttled", rule, ceiling.amount_max, level
@@ -217,6 +270,7 @@ def _allowed(
         burns=burns,
         day_ms=day_ms,
         periods=periods,
+        shared=ceiling.shared,
     )
 
 
@@ -226,20 +280,20 @@ def tightest(levels: list[Level], granted: int = 0) -> Level:
     `granted` units of the request are not charged to windows of a day or
     longer, which leaves these that much more than shorter ones.
     """
-    best = levels[0]
     if len(levels) == 1:
-        return best
-    best_left = float("inf")
-    for level in levels:
+        return levels[0]
+
+    def left_then_longest(level: Level) -> tuple[float, int]:
         ceiling, _, used = level
-        left: float = float("inf")
-        if ceiling.amount_max is not None:
-            left = max(0, ceiling.amount_max - used)
-            if not ceiling.period.shorter_than_day:
-                left += granted
-        if left <= best_left:
-            best, best_left = level, left
-    return best
+        if ceiling.amount_max is None:
+            return float("inf"), -ceiling.period.length_min
+        left = max(0, ceiling.amount_max - used)
+        if not (ceiling.shared or ceiling.period.shorter_than_day):
+            left += granted
+        return left, -ceiling.period.length_min
+
+    # Of equals the first, which is the user's own.
+    return min(levels, key=left_then_longest)
 
 
 def _blocked(

@@ -17,8 +17,8 @@ AMOUNT_MAX = 2**53 - 1
 """The largest amount or limit: the largest integer that every JSON reader keeps exactly."""
 
 Reason = Literal["ok", "granted", "limit_reached", "throttled", "blocked", "not_in_tier"]
-RuleKind = Literal["tier", "override", "grant", "throttle", "block", "enforcement"]
-ThrottleKind = Literal["deny", "cap", "scale"]
+RuleKind = Literal["tier", "override", "grant", "throttle", "block", "enforcement", "resource"]
+ThrottleKind = Literal["deny", "cap", "scale", "total"]
 Mode = Literal["on", "shadow", "off"]
 
 
@@ -49,11 +49,15 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """What is counted; `unit` is what one of it is called."""
+    """What is counted; `unit` is what one of it is called.
+
+    `capacity` is the most that all users together may have of it.
+    """
 
     id: int
     name: str
     unit: str | None
+    capacity: Limit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +82,31 @@ class Scope:
             self.tier_ids is None or tier_id in self.tier_ids
         )
 
+    def covers_resource(self, resource_id: int) -> bool:
+        return self.resource_ids is None or resource_id in self.resource_ids
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a ramp, in force from `at_ms` until the next.
+
+    `percent` is the part of the throttle's own number that holds; with `lifting` it
+    is the part of the limit below that nobody has less than.
+    """
+
+    at_ms: int
+    percent: int
+    lifting: bool
+
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """A temporary lowering: `deny`, `cap` (amount_max per period) or `scale` (percent, floor)."""
+    """A temporary lowering.
+
+    `deny`, `cap` (amount_max per period for each user), `total` (the same for all
+    users in scope together) or `scale` (percent, floor). `steps` are in order of
+    time. A `drill` denies nothing: what it would have denied is counted apart.
+    """
 
     id: int
     name: str | None
@@ -95,10 +120,22 @@ class Throttle:
     include_protected: bool
     starts_at_ms: int
     ends_at_ms: int | None
+    created_at_ms: int = 0
+    steps: tuple[Step, ...] = ()
+    message: str | None = None
+    drill: bool = False
 
     @property
     def rule(self) -> Rule:
         return Rule("throttle", self.id, self.name)
+
+    def part_at(self, now_ms: int) -> int:
+        """The percentage of its own number that is in force."""
+        return _latest(self.steps, now_ms, lifting=False, default=100)
+
+    def lifted_at(self, now_ms: int) -> int:
+        """The percentage of the limit below it that it leaves to everybody."""
+        return _latest(self.steps, now_ms, lifting=True, default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +227,10 @@ class Policy:
         return found
 
 
+# (period length in minutes, window start) → tier id, 0 for none → units
+Totals = dict[tuple[int, int], dict[int, int]]
+
+
 @dataclass(slots=True)
 class Account:
     """One user's standing for one resource.
@@ -197,6 +238,8 @@ class Account:
     `used` maps (period length in minutes, window start) to units; it holds day
     windows and shorter ones, and what it lacks is 0; `granted` likewise the units
     that grants paid in a day. `balances` maps a grant's id to the units left in it.
+    `totals` is what everybody took, by window and tier, grants' part included; accounts
+    of one resource share it, and it holds the windows that some ceiling needs.
     """
 
     user: str
@@ -211,6 +254,15 @@ class Account:
     balances: dict[int, int] = field(default_factory=dict)
     used: dict[tuple[int, int], int] = field(default_factory=dict)
     granted: dict[tuple[int, int], int] = field(default_factory=dict)
+    totals: Totals = field(default_factory=dict)
+
+
+def _latest(steps: tuple[Step, ...], now_ms: int, *, lifting: bool, default: int) -> int:
+    percent = default
+    for step in steps:
+        if step.lifting is lifting and step.at_ms <= now_ms:
+            percent = step.percent
+    return percent
 
 
 def _none_such(what: str, name: object, known: Mapping[str, object]) -> NotFound:

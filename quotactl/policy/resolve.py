@@ -21,7 +21,7 @@ from quotactl.policy.model import (
     Throttle,
     Tier,
 )
-from quotactl.policy.window import DAY, Period
+from quotactl.policy.window import DAY, DAY_LENGTH_MIN, Period
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,9 @@ class Ceiling:
     """The most that may be used in a window of `period`; None is unlimited.
 
     `base_max` is what tier and override say, `amount_max` what is left of it
-    under the throttles; `rule` is what set `amount_max`.
+    under the throttles; `rule` is what set `amount_max`. A `shared` one is not this
+    user's alone: it is on what all users on `tier_ids` take together (None: all
+    tiers), and grants do not pay it.
     """
 
     period: Period
@@ -37,6 +39,8 @@ class Ceiling:
     base_rule: Rule
     amount_max: int | None
     rule: Rule
+    shared: bool = False
+    tier_ids: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,8 @@ class Standing:
 
     `ceilings` go from the shortest period to the longest. `freezers` are the
     throttles that keep grants from paying, by id. `listed` is False where neither tier
-    nor override names the resource: its base is then 0 a day.
+    nor override names the resource: its base is then 0 a day. `drilled` is how it would
+    be if the drills that are on were real.
     """
 
     ceilings: tuple[Ceiling, ...]
@@ -60,6 +65,7 @@ class Standing:
     # How long this standing lasts with the policy as it is: [from, until).
     from_ms: float
     until_ms: float
+    drilled: Standing | None = None
 
 
 def resolve(policy: Policy, account: Account, now_ms: int) -> Standing:
@@ -119,12 +125,13 @@ def spares(throttle: Throttle, tier: Tier | None, *, protected: bool) -> bool:
     return protected or (tier is not None and tier.protected)
 
 
-def scaled(base_max: int, percent: int, floor: int | None) -> int:
+def scaled(base_max: int, percent: int, floor: int | None, *, part: int = 100) -> int:
     """`percent` of a base, rounded down, but not below the floor, which never exceeds the base.
 
-    25 % of 3 is 0; with a floor of 1 it is 1; with a floor of 5 it is 3.
+    25 % of 3 is 0; with a floor of 1 it is 1; with a floor of 5 it is 3. Of the percentage
+    itself only `part` percent hold in a step of a ramp.
     """
-    return max(base_max * percent // 100, min(floor or 0, base_max))
+    return max(base_max * percent * part // 10_000, min(floor or 0, base_max))
 
 
 def _resolve(
@@ -137,29 +144,111 @@ def _resolve(
         for t in policy.throttles
         if t.scope.covers(resource.id, tier_id) and not spares(t, tier, protected=account.protected)
     ]
-    active = [t for t in matching if _holds(t, now_ms)]
+    holding = [t for t in matching if _holds(t, now_ms)]
+    active = [t for t in holding if not t.drill]
     modes = [e for e in policy.enforcements if e.scope.covers(resource.id, tier_id)]
     mode = _strongest(e for e in modes if _holds(e, now_ms))
     base, listed = base_limits(tier, resource, overrides)
-    ceilings = _lowered(base, active)
-    freezing = sorted((t for t in active if t.freeze_grants), key=lambda t: t.id)
     switches: list[Throttle | Enforcement] = [*matching, *modes]
     edges = [edge for switch in switches for edge in edges_of(switch)]
-    return Standing(
-        ceilings=ceilings,
-        periods=tuple(c.period.length_min for c in ceilings if c.period.shorter_than_day),
-        listed=listed,
-        throttled=bool(active),
-        freezers=tuple(throttle.rule for throttle in freezing),
-        mode="on" if mode is None else mode.mode,
-        mode_rule=None if mode is None else Rule("enforcement", mode.id, mode.mode),
-        from_ms=max((e for e in edges if e <= now_ms), default=float("-inf")),
-        until_ms=min((e for e in edges if e > now_ms), default=float("inf")),
+    capacity = () if account.protected or (tier and tier.protected) else _capacity(resource)
+
+    def standing(throttles: list[Throttle], drilled: Standing | None) -> Standing:
+        lowered = _lowered(base, throttles, now_ms)
+        freezing = sorted((t for t in throttles if t.freeze_grants), key=lambda t: t.id)
+        # What a drill counts is counted now, so that it is there when it is judged.
+        own = {c.period.length_min for c in lowered if c.period.shorter_than_day}
+        own.update(() if drilled is None else drilled.periods)
+        return Standing(
+            ceilings=(*lowered, *capacity, *_totals(throttles, base, now_ms)),
+            periods=tuple(sorted(own)),
+            listed=listed,
+            throttled=bool(throttles),
+            freezers=tuple(throttle.rule for throttle in freezing),
+            mode="on" if mode is None else mode.mode,
+            mode_rule=None if mode is None else Rule("enforcement", mode.id, mode.mode),
+            from_ms=max((e for e in edges if e <= now_ms), default=float("-inf")),
+            until_ms=min((e for e in edges if e > now_ms), default=float("inf")),
+            drilled=drilled,
+        )
+
+    return standing(active, standing(holding, None) if len(holding) > len(active) else None)
+
+
+def totalled(policy: Policy, resource: Resource) -> tuple[Period, ...]:
+    """The periods for which what everybody takes of a resource is counted: those of its
+    capacity and of every total, in force or to come."""
+    key = ("totalled", resource.id)
+    found: tuple[Period, ...] | None = policy.resolved.get(key)
+    if found is None:
+        periods = {
+            t.period
+            for t in policy.throttles
+            if t.kind == "total" and t.period is not None and t.scope.covers_resource(resource.id)
+        }
+        if resource.capacity is not None:
+            periods.add(resource.capacity.period)
+        found = policy.resolved[key] = tuple(sorted(periods, key=lambda p: p.length_min))
+    return found
+
+
+def totalled_since(policy: Policy, resource: Resource, length_min: int) -> int | None:
+    """Since when every unit has been added to the sum of everybody in windows of a length.
+
+    None for a capacity: since when it stands is not kept.
+    """
+    capacity = resource.capacity
+    if capacity is not None and capacity.period.length_min == length_min:
+        return None
+    return min(
+        t.created_at_ms
+        for t in policy.throttles
+        if t.kind == "total"
+        and t.period is not None
+        and t.period.length_min == length_min
+        and t.scope.covers_resource(resource.id)
     )
 
 
+def totals_kept(policy: Policy) -> set[tuple[int, int]]:
+    """The (resource id, window length in minutes) whose sums of everybody are kept."""
+    return {
+        (resource.id, min(period.length_min, DAY_LENGTH_MIN))
+        for resource in policy.resources.values()
+        for period in totalled(policy, resource)
+    }
+
+
+def _capacity(resource: Resource) -> tuple[Ceiling, ...]:
+    capacity = resource.capacity
+    if capacity is None:
+        return ()
+    rule = Rule("resource", resource.id, resource.name)
+    return (Ceiling(capacity.period, capacity.amount_max, rule, capacity.amount_max, rule, True),)
+
+
+def _totals(
+    throttles: list[Throttle], base: dict[Period, tuple[int | None, Rule]], now_ms: int
+) -> Iterator[Ceiling]:
+    # Below a total of everybody there is nothing to name: without it nothing holds.
+    nothing = next(iter(base.values()))[1]
+    for throttle in sorted(throttles, key=lambda t: t.id):
+        if throttle.kind == "total":
+            assert throttle.period is not None and throttle.amount_max is not None
+            amount_max = throttle.amount_max * throttle.part_at(now_ms) // 100
+            yield Ceiling(
+                throttle.period,
+                None,
+                nothing,
+                amount_max,
+                throttle.rule,
+                True,
+                throttle.scope.tier_ids,
+            )
+
+
 def _lowered(
-    base: dict[Period, tuple[int | None, Rule]], active: list[Throttle]
+    base: dict[Period, tuple[int | None, Rule]], active: list[Throttle], now_ms: int
 ) -> tuple[Ceiling, ...]:
     # Several throttles stack by the lowest result; of equal ones the lowest id
     # is named. Scales look at the base alone, never at each other's results.
@@ -167,7 +256,7 @@ def _lowered(
     rules = {period: rule for period, (_, rule) in base.items()}
     unlimited_rule = next(iter(base.values()))[1]
     for throttle in sorted(active, key=lambda t: t.id):
-        for period, result in _results(throttle, base):
+        for period, result in _results(throttle, base, now_ms):
             present = lowest.get(period)
             if present is None or result < present:
                 lowest[period] = result
@@ -180,18 +269,29 @@ def _lowered(
 
 
 def _results(
-    throttle: Throttle, base: dict[Period, tuple[int | None, Rule]]
+    throttle: Throttle, base: dict[Period, tuple[int | None, Rule]], now_ms: int
 ) -> Iterator[tuple[Period, int]]:
+    """What a throttle makes of each window's limit; a total lowers nobody's own."""
+    part = throttle.part_at(now_ms)
     if throttle.kind == "scale":
         assert throttle.percent is not None
-        for period, (base_max, _) in base.items():
-            if base_max is not None:
-                yield period, scaled(base_max, throttle.percent, throttle.floor)
+        results = {
+            period: scaled(base_max, throttle.percent, throttle.floor, part=part)
+            for period, (base_max, _) in base.items()
+            if base_max is not None
+        }
     elif throttle.kind == "cap":
         assert throttle.period is not None and throttle.amount_max is not None
-        yield throttle.period, throttle.amount_max
+        results = {throttle.period: throttle.amount_max * part // 100}
+    elif throttle.kind == "deny":
+        results = {DAY: 0}
     else:
-        yield DAY, 0
+        return
+    lifted = throttle.lifted_at(now_ms)
+    for period, result in results.items():
+        base_max = base[period][0] if period in base else None
+        # A part of unlimited is not a number: there it holds until it is over.
+        yield period, result if base_max is None else max(result, base_max * lifted // 100)
 
 
 def _strongest(modes: Iterable[Enforcement]) -> Enforcement | None:
@@ -200,8 +300,11 @@ def _strongest(modes: Iterable[Enforcement]) -> Enforcement | None:
 
 
 def edges_of(switch: Throttle | Enforcement) -> list[int]:
-    """The moments at which a switch comes into force or ends."""
-    return [e for e in (switch.starts_at_ms, switch.ends_at_ms) if e is not None]
+    """The moments at which a switch comes into force, changes or ends."""
+    edges = [e for e in (switch.starts_at_ms, switch.ends_at_ms) if e is not None]
+    if isinstance(switch, Throttle):
+        edges += [step.at_ms for step in switch.steps]
+    return edges
 
 
 def _holds(switch: Throttle | Enforcement, now_ms: int) -> bool:

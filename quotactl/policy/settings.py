@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from quotactl.errors import InvalidInput, NotFound
-from quotactl.policy.notation import duration_text, parse_duration
+from quotactl.policy.notation import duration_text, parse_duration, parse_percent
 
 DAY_MS = 86_400_000
 
@@ -39,6 +39,10 @@ def _days_at_least(least: int) -> Callable[[str], str]:
     return read
 
 
+def _percentage(text: str) -> str:
+    return f"{parse_percent(text)}%"
+
+
 SETTINGS: Mapping[str, Setting] = {
     setting.key: setting
     for setting in (
@@ -59,6 +63,12 @@ SETTINGS: Mapping[str, Setting] = {
             "35d",
             "how long entries are kept once their windows, holds and keys are over",
             _days_at_least(1),
+        ),
+        Setting(
+            "impact_limit",
+            "50%",
+            "the share of the active users above which a throttle asks before it cuts them off",
+            _percentage,
         ),
         Setting("key_retention", "30d", "how long idempotency keys are kept", _days_at_least(1)),
     )

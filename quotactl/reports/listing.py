@@ -30,14 +30,14 @@ from quotactl.ledger.views import (
 from quotactl.operations import audit
 from quotactl.operations.administer import setting_views, tier_view
 from quotactl.operations.batch import Batch
-from quotactl.operations.emergency import (
+from quotactl.operations.people import block_view, grant_view, override_view, user_view
+from quotactl.operations.switches import (
     ENFORCEMENT_KINDS,
     THROTTLE_KINDS,
     describe,
     find_switch,
     switch_view,
 )
-from quotactl.operations.people import block_view, grant_view, override_view, user_view
 from quotactl.policy.model import Enforcement, Rule, Throttle
 from quotactl.policy.notation import check_id, instant_text
 from quotactl.policy.window import from_ms, moment_of

@@ -9,7 +9,7 @@ from quotactl.ledger.engine import Engine
 from quotactl.ledger.values import View
 from quotactl.ledger.views import SwitchView
 from quotactl.operations.close import due_days
-from quotactl.operations.emergency import ENFORCEMENT_KINDS, THROTTLE_KINDS, switch_view
+from quotactl.operations.switches import ENFORCEMENT_KINDS, THROTTLE_KINDS, switch_view
 from quotactl.policy.notation import duration_text
 from quotactl.policy.window import from_ms
 

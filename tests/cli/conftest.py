@@ -82,6 +82,8 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Cli:
     path = tmp_path / "prod.db"
     monkeypatch.setenv("QUOTACTL_DB", str(path))
     monkeypatch.setenv("COLUMNS", "80")
+    # What the host's own file names would be run: no test may tell anybody.
+    monkeypatch.setenv("QUOTACTL_CONFIG", "/dev/null")
     monkeypatch.chdir(tmp_path)
 
     def read() -> tuple[str, str]:

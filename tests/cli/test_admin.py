@@ -101,9 +101,9 @@ def test_what_is_already_so_succeeds_says_so_and_changes_nothing(
     cli.ok("override set bob image=9/day --reason x")
     cli.ok("grant add bob image=5 --reason x")
     cli.ok("grant revoke 1 --reason x")
-    cli.ok("throttle on --name old --resource image --deny --reason x")
+    cli.ok("throttle on --name old --resource image --deny --yes --reason x")
     cli.ok("throttle off old --reason x")
-    cli.ok("throttle on --resource image --cap 1/day --until 2025-03-27T12:00:00Z --reason x")
+    cli.ok("throttle on --resource image --cap 1/day --until 2025-03-27T12:00:00Z --yes --reason x")
     before = cli.dump()
     ran = cli.ok(words)
     note = "note: throttle 2 is on: cap 1/day for all tiers, image, until 2025-03-27 13:00 CET\n"
@@ -286,7 +286,7 @@ def test_a_lost_reason_is_shown_where_the_act_is_listed(cli: Any) -> None:
 
 def test_throttle_on_echoes_its_end_and_prints_the_undo(cli: Any) -> None:
     ran = cli.ok(
-        "throttle on --name gpu-melt --resource image --tier free --cap 1/day --for 6h"
+        "throttle on --name gpu-melt --resource image --tier free --cap 1/day --for 6h --yes"
         " --reason 'GPUs are melting'"
     )
     assert ran.err == (
@@ -312,7 +312,7 @@ def test_throttle_on_echoes_its_end_and_prints_the_undo(cli: Any) -> None:
 
 def test_the_undo_names_the_ledger_that_was_named(cli: Any, monkeypatch: Any) -> None:
     monkeypatch.delenv("QUOTACTL_DB")
-    ran = cli.ok("--db prod.db throttle on --resource image --deny --reason x")
+    ran = cli.ok("--db prod.db throttle on --resource image --deny --yes --reason x")
     undo = ran.err.splitlines()[1].removeprefix("undo: quotactl ")
     assert undo == "--db prod.db throttle off 1 --reason over"
     cli.ok(undo)
@@ -436,7 +436,7 @@ def test_verify_is_silent_about_a_whole_ledger_and_finds_an_edited_counter(cli: 
 
 def test_migrate_of_an_up_to_date_ledger_makes_no_backup(cli: Any, tmp_path: Path) -> None:
     ran = cli.ok("db migrate")
-    assert ran.err == "schema 1 is up to date already\n"
+    assert ran.err == "schema 2 is up to date already\n"
     assert not list(tmp_path.glob("*.backup*"))
 
 
@@ -448,19 +448,20 @@ def test_migrate_backs_up_first_and_a_step_that_fails_leaves_the_ledger(
     from quotactl.engines import schema
 
     steps = schema.load_migrations()
+    now = schema.SCHEMA_VERSION
     failing = True
 
     @steps()
-    def m0002_for_this_test(db: Any) -> None:
+    def one_more_for_this_test(db: Any) -> None:
         db.execute("ALTER TABLE tier ADD COLUMN colour TEXT")
         if failing:
             raise ValueError("half way")
-        db.execute("PRAGMA user_version = 2")
+        db.execute(f"PRAGMA user_version = {now + 1}")
 
     assert isinstance(steps, Migrations)
     monkeypatch.setattr(schema, "load_migrations", lambda: steps)
     for module in ("schema", "sqlite.door"):
-        monkeypatch.setattr(f"quotactl.engines.{module}.SCHEMA_VERSION", 2)
+        monkeypatch.setattr(f"quotactl.engines.{module}.SCHEMA_VERSION", now + 1)
     cli.path.chmod(0o640)
     before = cli.dump()
     old = cli("tier list")
@@ -472,13 +473,13 @@ def test_migrate_backs_up_first_and_a_step_that_fails_leaves_the_ledger(
     failing = False
     done = cli.json("db migrate")
     backup = Path(done["backup"])
-    assert (done["before"], done["after"]) == (1, 2)
-    assert backup == tmp_path / "prod.db.backup-schema1-20250327T090001Z"
+    assert (done["before"], done["after"]) == (now, now + 1)
+    assert backup == tmp_path / f"prod.db.backup-schema{now}-20250327T090001Z"
     assert backup.stat().st_mode & 0o777 == 0o600
     assert "colour" in cli.dump()
     cli.path = backup
     assert cli.dump() == before
-    assert cli.ok("db migrate").err == "schema 2 is up to date already\n"
+    assert cli.ok("db migrate").err == f"schema {now + 1} is up to date already\n"
 
 
 def test_every_list_is_a_bare_array_also_when_it_is_empty(empty: Any) -> None:

@@ -55,8 +55,9 @@ BAD = [
     ("throttle on --resource image --scale 25 --reason x", 2, "scale '25' has no percent sign"),
     ("throttle on --resource image --scale 101% --reason x", 2, "scale '101%' is out of range"),
     ("throttle on --resource image --deny --floor 1 --reason x", 2, "a floor goes with a scale"),
-    ("throttle on --resource image --deny --cap 1/day --reason x", 2, "one of deny, cap and scale"),
-    ("throttle on --resource image --reason x", 2, "one of deny, cap and scale"),
+    ("throttle on --resource image --deny --cap 1/day --reason x", 2,
+     "one of deny, cap, total and scale"),
+    ("throttle on --resource image --reason x", 2, "one of deny, cap, total and scale"),
     ("throttle on --resource image --deny --name 42 --reason x", 2, "would be taken for an id"),
     # amounts
     ("consume ada image 0", 2, "amount 0 is out of range"),
@@ -139,8 +140,7 @@ BAD = [
     ("user unblock eve --resource image", 7, "eve is blocked from every resource"),
     # confirmations, with nobody there to ask
     ("throttle on --deny --reason x", 2,
-     ("Throttle every resource: deny for all tiers, all resources, until 2025-03-27 11:00 CET? "
-      "to go ahead: quotactl throttle on --deny --reason x --yes")),
+     "needs confirmation: This is for every resource"),
     ("tier delete plus --move-to free", 2, "Delete tier plus and move its 1 user to free?"),
     ("resource delete image", 2, "Delete resource image, limited on free, plus, pro?"),
     ("policy apply -f less.toml", 2, "Remove tier.pro, tier.pro.limits.image?"),
@@ -178,7 +178,9 @@ def busy(cli: Any, tmp_path: Path) -> Any:
     cli.ok("consume ada image --key k1")
     cli.ok("user set-tier bob plus")
     cli.ok("user block eve --reason x")
-    cli.ok("throttle on --name melt --tier free --resource image --cap 1/day --for 6h --reason x")
+    cli.ok(
+        "throttle on --name melt --tier free --resource image --cap 1/day --for 6h --yes --reason x"
+    )
     policy = (tmp_path / "policy.toml").read_text()
     for name, text in {
         "broken.toml": 'zone = "UTC"\ntier free\n',

@@ -11,7 +11,7 @@ import pytest
 
 def test_a_decision_over_json_is_the_documented_one(cli: Any) -> None:
     cli.ok("consume ada image 3")
-    cli.ok("throttle on --name gpu-melt --resource image --cap 1/day --reason x")
+    cli.ok("throttle on --name gpu-melt --resource image --cap 1/day --yes --reason x")
     ran = cli("consume bob image 2 --json")
     assert ran.code == 4
     assert ran.json == {
@@ -42,7 +42,7 @@ def test_the_exit_code_is_the_reason(words: str, code: int, reason: str, cli: An
     cli.ok("user block mallory --reason x")
     cli.ok("user set-tier slow plus")
     cli.ok("user set-tier pro pro")
-    cli.ok("throttle on --tier plus --resource image --cap 1/day --reason x")
+    cli.ok("throttle on --tier plus --resource image --cap 1/day --yes --reason x")
     before = cli.dump()
     for command in ("check", "consume"):
         ran = cli(f"{command} {words} --json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from quotactl.engines.sqlite.queries import Queries
@@ -21,6 +21,7 @@ from quotactl.policy.model import (
     Policy,
     Resource,
     Scope,
+    Step,
     Throttle,
     Tier,
 )
@@ -163,6 +164,16 @@ class Book(Queries):
                 counts[window] = row
         return counts
 
+    def load_total(
+        self, resource_id: int, length_min: int, starts_at_ms: int
+    ) -> dict[int, int] | None:
+        rows = self._connection.execute(
+            "SELECT tier_id, used FROM total WHERE resource_id = ? AND period = ? "
+            "AND starts_at_ms = ?",
+            (resource_id, length_min, starts_at_ms),
+        ).fetchall()
+        return dict(rows) if rows else None
+
     def counter(
         self, user_id: int, resource_id: int, length_min: int, starts_at_ms: int
     ) -> CounterValue | None:
@@ -180,6 +191,20 @@ class Book(Queries):
     def corrections(self, entry_id: int) -> list[Entry]:
         found = self._connection.execute(_ENTRY + "WHERE of_id = ? ORDER BY id", (entry_id,))
         return [_entry(row) for row in found]
+
+    def entries_of(
+        self, user_id: int, resource_id: int, from_ms: int, until_ms: int
+    ) -> Iterator[tuple[Entry, int]]:
+        first_id, end_id = self._ids_between(from_ms, until_ms)
+        for row in self._connection.execute(
+            "SELECT e.id, e.at_ms, e.kind, e.user_id, e.resource_id, e.tier_id, e.amount, "
+            "e.granted, e.day_ms, e.periods, e.of_id, ifnull(o.at_ms, e.at_ms) "
+            "FROM entry AS e LEFT JOIN entry AS o ON o.id = e.of_id "
+            "WHERE e.id >= ? AND e.id < ? AND e.user_id = ? AND e.resource_id = ? "
+            "AND e.at_ms BETWEEN ? AND ? ORDER BY e.id",
+            (first_id, end_id, user_id, resource_id, from_ms, until_ms),
+        ):
+            yield _entry(row[:-1]), row[-1]
 
     def movements(self, entry_ids: Sequence[int]) -> list[tuple[int, int]]:
         moved: list[tuple[int, int]] = []
@@ -299,10 +324,40 @@ class Book(Queries):
                 "UPDATE reservation SET state = ? WHERE id = ?",
                 [(state, id_) for id_, state in changes.settled],
             )
+        if changes.seeds or changes.totals:
+            self._store_totals(changes)
         if changes.first_at_ms is not None:
             connection.execute(
                 "UPDATE ledger SET opened_at_ms = min(opened_at_ms, ?)", (changes.first_at_ms,)
             )
+
+    def _store_totals(self, changes: Changes) -> None:
+        self._connection.executemany(
+            "INSERT INTO total (resource_id, period, starts_at_ms, tier_id, used) "
+            "VALUES (?, ?, ?, ?, ?)",
+            [
+                (*key, tier_id, units)
+                for key, by_tier in changes.seeds.items()
+                # Tier 0 always: its row tells that this window has been summed up.
+                for tier_id, units in {0: 0, **by_tier}.items()
+            ],
+        )
+        added = [
+            (*key, tier_id, units)
+            for key, by_tier in changes.totals.items()
+            for tier_id, units in by_tier.items()
+        ]
+        self._connection.executemany(
+            "INSERT INTO total (resource_id, period, starts_at_ms, tier_id, used) "
+            "VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET used = used + excluded.used",
+            [row for row in added if row[4] > 0],
+        )
+        # A window that nobody summed up has no row, and learns of this when it is.
+        self._connection.executemany(
+            "UPDATE total SET used = used + ? "
+            "WHERE resource_id = ? AND period = ? AND starts_at_ms = ? AND tier_id = ?",
+            [(row[4], *row[:4]) for row in added if row[4] < 0],
+        )
 
     # ---- rows that people administer
 
@@ -356,9 +411,12 @@ class Book(Queries):
     def _build_policy(self) -> Policy:
         connection = self._connection
         resources = {
-            id_: Resource(id_, name, unit)
-            for id_, name, unit in connection.execute(
-                "SELECT id, name, unit FROM resource WHERE retired_at_ms IS NULL ORDER BY id"
+            id_: Resource(
+                id_, name, unit, None if period is None else Limit(period_of_length(period), most)
+            )
+            for id_, name, unit, most, period in connection.execute(
+                "SELECT id, name, unit, capacity_max, capacity_period FROM resource "
+                "WHERE retired_at_ms IS NULL ORDER BY id"
             )
         }
         limits: dict[int, dict[int, list[Limit]]] = {}
@@ -379,30 +437,11 @@ class Book(Queries):
         throttles = []
         enforcements = []
         for row in self.rows("switch", {"ended_at_ms": None}):
-            scope = self.scope_of(row)
-            if row["kind"] in ("shadow", "off"):
-                enforcements.append(
-                    Enforcement(
-                        row["id"], row["kind"], scope, row["starts_at_ms"], row["ends_at_ms"]
-                    )
-                )
-                continue
-            throttles.append(
-                Throttle(
-                    id=row["id"],
-                    name=row["name"],
-                    kind=row["kind"],
-                    scope=scope,
-                    amount_max=row["amount_max"],
-                    period=_period(row["period"]),
-                    percent=row["percent"],
-                    floor=row["floor"],
-                    freeze_grants=bool(row["freeze_grants"]),
-                    include_protected=bool(row["include_protected"]),
-                    starts_at_ms=row["starts_at_ms"],
-                    ends_at_ms=row["ends_at_ms"],
-                )
-            )
+            switch = self.switch_of(row)
+            if isinstance(switch, Enforcement):
+                enforcements.append(switch)
+            else:
+                throttles.append(switch)
         return Policy(
             version=self.head.policy_version,
             zone=self.head.zone,
@@ -411,6 +450,45 @@ class Book(Queries):
             tiers=tiers,
             throttles=tuple(throttles),
             enforcements=tuple(enforcements),
+        )
+
+    def switch_of(self, row: Row) -> Throttle | Enforcement:
+        """A row of `switch` as what it stands for."""
+        scope = self.scope_of(row)
+        if row["kind"] in ("shadow", "off"):
+            return Enforcement(
+                row["id"], row["kind"], scope, row["starts_at_ms"], row["ends_at_ms"]
+            )
+        return Throttle(
+            id=row["id"],
+            name=row["name"],
+            kind="total" if row["total"] else row["kind"],
+            scope=scope,
+            amount_max=row["amount_max"],
+            period=_period(row["period"]),
+            percent=row["percent"],
+            floor=row["floor"],
+            freeze_grants=bool(row["freeze_grants"]),
+            include_protected=bool(row["include_protected"]),
+            starts_at_ms=row["starts_at_ms"],
+            ends_at_ms=row["ends_at_ms"],
+            created_at_ms=row["created_at_ms"],
+            steps=self.steps_of(row),
+            message=row["message"],
+            drill=bool(row["drill"]),
+        )
+
+    def steps_of(self, switch: Row, *, held_too: bool = False) -> tuple[Step, ...]:
+        """The steps of a row of `switch`, in order of time; those held back only if asked for."""
+        held_at_ms = None if held_too else switch["held_at_ms"]
+        return tuple(
+            Step(at_ms, percent, bool(lifting))
+            for at_ms, percent, lifting in self._connection.execute(
+                "SELECT at_ms, percent, lifting FROM switch_step WHERE switch_id = ? "
+                "ORDER BY at_ms, lifting",
+                (switch["id"],),
+            )
+            if held_at_ms is None or at_ms <= held_at_ms
         )
 
     def scope_of(self, switch: Row) -> Scope:

@@ -16,6 +16,9 @@ _DENIED = (
     "CAST(total(shadow_denied) AS INTEGER) AS shadow_denied"
 )
 
+# By how much the clocks of two processes may differ, where order stands for time.
+CLOCKS_APART_MS = 600_000
+
 
 def _marks(values: Sequence[Any]) -> str:
     return ", ".join("?" * len(values)) or "NULL"
@@ -239,6 +242,19 @@ class Queries:
         self.dirty = self.dirty or removed > 0
         return None, removed, removed == count
 
+    def prune_totals(self, kept: Iterable[tuple[int, int]], before_ms: int) -> None:
+        """Forget what everybody took, but for these (resource id, period) from a moment on."""
+        keep = set(kept)
+        for resource_id, period in self._connection.execute(
+            "SELECT DISTINCT resource_id, period FROM total"
+        ).fetchall():
+            removed = self._connection.execute(
+                "DELETE FROM total WHERE resource_id = ? AND period = ? "
+                "AND (starts_at_ms < ? OR ?)",
+                (resource_id, period, before_ms, (resource_id, period) not in keep),
+            ).rowcount
+            self.dirty = self.dirty or removed > 0
+
     def prune_demand(self, before_ms: int) -> int:
         """Remove hourly demand from before a moment."""
         removed = self._connection.execute(
@@ -333,9 +349,149 @@ class Queries:
             [starts_at_ms, reset_at_ms, *resource_ids, *([] if tier_id is None else [tier_id])],
         )
 
+    def sample_demand(
+        self, resource_id: int, day_ms: int, count: int, runs: int
+    ) -> tuple[list[tuple[int | None, int, int, int]], int]:
+        """(tier id, protected, used, asked) of about `count` users with demand on a day,
+        all of them if there are no more, and about how many there are.
+
+        The sample is `runs` runs of neighbours that begin evenly spread over the ids, so
+        it costs the same whatever the number of users.
+        """
+        sql = (
+            "SELECT tier_id, protected, c.used, c.used + c.granted + c.denied, c.user_id "
+            "FROM counter AS c CROSS JOIN user AS u ON u.id = c.user_id "
+            "WHERE c.resource_id = ? AND c.period = 1440 AND c.starts_at_ms = ? "
+            "AND c.user_id >= ? AND c.used + c.granted + c.denied > 0 "
+            "ORDER BY c.user_id LIMIT ?"
+        )
+        rows = self._connection.execute(sql, (resource_id, day_ms, 0, count + 1)).fetchall()
+        if len(rows) <= count:
+            return [row[:4] for row in rows], len(rows)
+        newest = self.count_all_users()
+        sample: dict[int, tuple[int | None, int, int, int]] = {}
+        density = 0.0
+        for run in range(runs):
+            first = newest * run // runs
+            found = self._connection.execute(
+                sql, (resource_id, day_ms, first, count // runs)
+            ).fetchall()
+            sample.update((row[4], row[:4]) for row in found)
+            last = found[-1][4] if len(found) == count // runs else newest
+            density += len(found) / max(1, last + 1 - first) / runs
+        return list(sample.values()), max(len(sample), round(newest * density))
+
+    # ---- what everybody took
+
+    def demand_by_tier(
+        self, resource_id: int, starts_at_ms: int, reset_at_ms: int
+    ) -> dict[int, int]:
+        """Units taken and not given back between two hours' starts, by tier id."""
+        return dict(
+            self._connection.execute(
+                "SELECT tier_id, sum(used + granted) FROM demand "
+                "WHERE hour_ms >= ? AND hour_ms < ? AND resource_id = ? AND reason <> 'reset' "
+                "GROUP BY tier_id",
+                (starts_at_ms, reset_at_ms, resource_id),
+            ).fetchall()
+        )
+
+    def taken_by_tier(
+        self,
+        resource_id: int,
+        starts_at_ms: int,
+        reset_at_ms: int,
+        *,
+        as_of_ms: int | None = None,
+    ) -> dict[int, int]:
+        """Units taken and not given back between two moments, by tier id, from entries.
+
+        With `as_of_ms` what was given back later still counts.
+        """
+        first_id = self._first_entry_at(starts_at_ms - CLOCKS_APART_MS)
+        return dict(
+            self._connection.execute(
+                "SELECT tier_id, sum(units) FROM ("
+                "  SELECT ifnull(e.tier_id, 0) AS tier_id, e.amount + ifnull((SELECT sum(c.amount)"
+                "    FROM entry AS c WHERE c.of_id = e.id AND c.day_ms IS NOT NULL"
+                "    AND c.at_ms <= ifnull(?, c.at_ms)), 0) AS units"
+                "  FROM entry AS e WHERE e.id >= ? AND e.at_ms >= ? AND e.at_ms < ?"
+                "    AND e.resource_id = ? AND e.kind IN (1, 2)"
+                ") GROUP BY tier_id",
+                (as_of_ms, first_id, starts_at_ms, reset_at_ms, resource_id),
+            ).fetchall()
+        )
+
+    def _first_entry_at(self, at_ms: int) -> int:
+        """The id of about the first entry from a moment on: ids follow time, as clocks do."""
+        low, high = self._connection.execute(
+            "SELECT ifnull(min(id), 0), ifnull(max(id), 0) + 1 FROM entry"
+        ).fetchone()
+        while low < high:
+            middle = (low + high) // 2
+            found = self._connection.execute(
+                "SELECT id, at_ms FROM entry WHERE id >= ? ORDER BY id LIMIT 1", (middle,)
+            ).fetchone()
+            if found is None or found[1] >= at_ms:
+                high = middle
+            else:
+                low = found[0] + 1
+        return int(low)
+
     def count_all_users(self) -> int:
         """Users there ever were: none is removed, so the newest id is their number."""
         return int(self._connection.execute("SELECT ifnull(max(id), 0) FROM user").fetchone()[0])
+
+    # ---- what was
+
+    def newest_switches(self, count: int) -> list[Row]:
+        """The last so many rows of `switch`, newest first, whatever became of them."""
+        return self._dicts("SELECT * FROM switch ORDER BY id DESC LIMIT ?", (count,))
+
+    def tiers_charged(self, user_id: int, from_ms: int, until_ms: int) -> set[int | None]:
+        """The tiers that a user was on whenever they took something between two moments."""
+        first_id, end_id = self._ids_between(from_ms, until_ms)
+        return {
+            row[0]
+            for row in self._connection.execute(
+                "SELECT DISTINCT tier_id FROM entry WHERE id >= ? AND id < ? AND user_id = ? "
+                "AND kind IN (1, 2) AND at_ms > ? AND at_ms < ?",
+                (first_id, end_id, user_id, from_ms, until_ms),
+            )
+        }
+
+    def balances_at(self, grant_ids: Sequence[int], at_ms: int) -> dict[int, int]:
+        """What was left in grants at a moment after the checkpoint's."""
+        # What a carrying entry (10) carries came before the checkpoint, whenever it was written.
+        return dict(
+            self._connection.execute(
+                "SELECT m.grant_id, sum(m.amount) FROM grant_movement AS m "
+                "JOIN entry AS e ON e.id = m.entry_id "
+                "WHERE m.entry_id > (SELECT checkpoint_entry_id FROM ledger) "
+                f"AND m.grant_id IN ({_marks(grant_ids)}) AND (e.kind = 10 OR e.at_ms <= ?) "
+                "GROUP BY m.grant_id",
+                (*grant_ids, at_ms),
+            ).fetchall()
+        )
+
+    def timed_out_at(self, user_id: int, resource_id: int, at_ms: int) -> dict[int, int]:
+        """A user's holds that were over at a moment and not settled by then (id to expiry)."""
+        return dict(
+            self._connection.execute(
+                "SELECT r.id, r.expires_at_ms FROM reservation AS r JOIN entry AS e ON e.id = r.id "
+                "WHERE r.user_id = ? AND r.resource_id = ? AND r.expires_at_ms <= ? "
+                "AND NOT EXISTS (SELECT 1 FROM entry AS s WHERE s.of_id = r.id "
+                "  AND s.kind IN (3, 4, 5) AND s.at_ms <= ?) ORDER BY r.id",
+                (user_id, resource_id, at_ms, at_ms),
+            ).fetchall()
+        )
+
+    def _ids_between(self, from_ms: int, until_ms: int) -> tuple[int, int]:
+        """The ids, end excluded, that entries from one moment to another can have."""
+        return (
+            self._first_entry_at(from_ms - CLOCKS_APART_MS),
+            self._first_entry_at(until_ms + CLOCKS_APART_MS + 1),
+        )
 
     # ---- listing
 

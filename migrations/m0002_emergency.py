@@ -1,0 +1,117 @@
+"""Ceilings over everybody, ramps, messages and presets. Append-only, like every step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+STATEMENTS = (
+    # A cap with `total` is on the sum of all users in scope, not on each.
+    """
+    ALTER TABLE switch ADD COLUMN total INTEGER NOT NULL DEFAULT 0
+      CHECK (total = 0 OR (total = 1 AND kind = 'cap'))
+    """,
+    # Told to end users when this throttle denies them.
+    "ALTER TABLE switch ADD COLUMN message TEXT",
+    # The preset that it came from.
+    "ALTER TABLE switch ADD COLUMN preset TEXT",
+    # A drill denies nothing: what it would have denied is counted apart.
+    "ALTER TABLE switch ADD COLUMN drill INTEGER NOT NULL DEFAULT 0 CHECK (drill IN (0, 1))",
+    # Steps after this moment do not come.
+    "ALTER TABLE switch ADD COLUMN held_at_ms INTEGER",
+    # What was foreseen when it came on, as JSON.
+    "ALTER TABLE switch ADD COLUMN promise TEXT",
+    # The act that made good for it: there is one at most.
+    "ALTER TABLE switch ADD COLUMN made_good_id INTEGER REFERENCES audit(id)",
+    "CREATE INDEX switch_name ON switch(name) WHERE name IS NOT NULL",
+    # Steps come into force by time alone. Before lifting, `percent` is the part of
+    # the throttle's own number that holds; with `lifting`, the part of the limit below
+    # it that nobody has less than.
+    """
+    CREATE TABLE switch_step (
+      switch_id INTEGER NOT NULL REFERENCES switch(id),
+      at_ms INTEGER NOT NULL,
+      lifting INTEGER NOT NULL CHECK (lifting IN (0, 1)),
+      percent INTEGER NOT NULL CHECK (percent BETWEEN 0 AND 100),
+      PRIMARY KEY (switch_id, at_ms, lifting)
+    ) STRICT, WITHOUT ROWID
+    """,
+    # The most that all users together may have of a resource.
+    """
+    ALTER TABLE resource ADD COLUMN capacity_max INTEGER
+      CHECK (capacity_max BETWEEN 0 AND 9007199254740991)
+    """,
+    """
+    ALTER TABLE resource ADD COLUMN capacity_period INTEGER
+      CHECK ((capacity_period IS NULL) = (capacity_max IS NULL))
+    """,
+    # What all users of a tier took in a window, grants' part included: a cache of
+    # entries, kept only while some ceiling over everybody needs it. The row of tier 0,
+    # those on no tier, is there for every window that is counted at all.
+    """
+    CREATE TABLE total (
+      resource_id INTEGER NOT NULL,
+      period INTEGER NOT NULL,
+      starts_at_ms INTEGER NOT NULL,
+      tier_id INTEGER NOT NULL,
+      used INTEGER NOT NULL CHECK (used >= 0),
+      PRIMARY KEY (resource_id, period, starts_at_ms, tier_id)
+    ) STRICT, WITHOUT ROWID
+    """,
+    # As in the policy file, as JSON: several throttles and an enforcement under one name.
+    """
+    CREATE TABLE preset (
+      name TEXT PRIMARY KEY,
+      definition TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
+# A user's reset gives back no capacity: its demand is kept apart from what refunds
+# give back. Until now both were booked as 'correction'.
+_RESETS = """
+SELECT at_ms, day_ms, resource_id, ifnull(tier_id, 0), amount - granted, granted
+FROM entry WHERE kind = 7 AND day_ms IS NOT NULL
+"""
+_BOOKED = """
+SELECT hour_ms FROM demand
+WHERE resource_id = :resource AND tier_id = :tier AND reason = 'correction'
+  AND (hour_ms = :day OR (hour_ms > :at - 3600000 AND hour_ms <= :at))
+  AND used <= :used AND granted <= :granted
+ORDER BY hour_ms DESC LIMIT 1
+"""
+_MOVE = (
+    """
+    UPDATE demand SET used = used - :used, granted = granted - :granted
+    WHERE hour_ms = :hour AND resource_id = :resource AND tier_id = :tier
+      AND reason = 'correction'
+    """,
+    """
+    INSERT INTO demand (hour_ms, resource_id, tier_id, reason, rule_kind, rule_id, used, granted)
+    VALUES (:hour, :resource, :tier, 'reset', 'tier', :tier, :used, :granted)
+    ON CONFLICT DO UPDATE SET used = used + excluded.used, granted = granted + excluded.granted
+    """,
+)
+
+
+def apply(db: Database) -> None:
+    """Add what emergency controls need; nothing that is counted changes."""
+    for statement in STATEMENTS:
+        db.execute(statement)
+    for at_ms, day_ms, resource_id, tier_id, used, granted in db.execute(_RESETS).fetchall():
+        facts = {
+            "at": at_ms,
+            "day": day_ms,
+            "resource": resource_id,
+            "tier": tier_id,
+            "used": used,
+            "granted": granted,
+        }
+        booked = db.execute(_BOOKED, facts).fetchone()
+        if booked is None:  # pruned
+            continue
+        for statement in _MOVE:
+            db.execute(statement, {**facts, "hour": booked[0]})
+    db.execute("PRAGMA user_version = 2")
