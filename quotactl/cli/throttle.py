@@ -6,7 +6,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quotactl.cli import foresee
 from quotactl.cli.invocation import invocation
+from quotactl.cli.levers import (
+    AllowImpact,
+    Cap,
+    Deny,
+    Every,
+    Floor,
+    FreezeGrants,
+    IncludeProtected,
+    Message,
+    Name,
+    Ramp,
+    Replace,
+    Scale,
+    StartsAt,
+    Total,
+)
 from quotactl.cli.options import (
     All,
     DryRun,
@@ -32,46 +49,6 @@ app = typer.Typer()
 Throttle = Annotated[str, typer.Argument(metavar="ID|NAME", help="As `throttle list` shows it.")]
 
 _WORDS = {"tiers": "all", "resources": "all", "ends_at": "never"}
-
-
-# What `on`, `preview` and a preset's drill share: which throttle is meant.
-Name = Annotated[str | None, typer.Option("--name", metavar="NAME", help="A name to lift it by.")]
-Deny = Annotated[bool, typer.Option("--deny", help="Nothing at all, grants included.")]
-Cap = Annotated[
-    str | None, typer.Option("--cap", metavar="N/PERIOD", help="At most so many each: 3/day.")
-]
-Total = Annotated[
-    str | None,
-    typer.Option("--total", metavar="N/PERIOD", help="At most so many for all together: 40k/hour."),
-]
-Scale = Annotated[
-    str | None, typer.Option("--scale", metavar="P%", help="A part of every limit: 25%.")
-]
-Floor = Annotated[
-    str | None, typer.Option("--floor", metavar="N", help="With --scale: not below this.")
-]
-StartsAt = Annotated[
-    str | None, typer.Option("--at", metavar="TIME", help="When it begins: 18:00; else now.")
-]
-Ramp = Annotated[
-    str | None,
-    typer.Option("--ramp", metavar="P%,…", help="In steps: 10%,25%,50%,100% of its number."),
-]
-Every = Annotated[
-    str | None, typer.Option("--every", metavar="DURATION", help="How long a step lasts: 30m.")
-]
-FreezeGrants = Annotated[bool, typer.Option("--freeze-grants", help="Grants don't pay meanwhile.")]
-IncludeProtected = Annotated[bool, typer.Option("--include-protected", help="Spare nobody.")]
-Replace = Annotated[
-    bool, typer.Option("--replace", help="In place of one for the same with another value.")
-]
-Message = Annotated[
-    str | None,
-    typer.Option("--message", metavar="TEXT", help="What end users are told when it denies them."),
-]
-AllowImpact = Annotated[
-    bool, typer.Option("--allow-impact", help="Also where users of a protected tier are hit.")
-]
 
 
 @app.command("on")
@@ -134,9 +111,8 @@ def on(
     )
     timing = Timing(at, duration, until, no_expiry)
     if dry_run:
-        from quotactl.cli.foresee import show_preview
-
-        show_preview(wanted, timing, replace=replace, reason=reason, ticket=ticket)
+        with opened(notice=False) as q:
+            foresee.show(q, [wanted], timing)
         return
     with opened(notice=False) as q:
         outcome = q.admin.pull(
@@ -150,6 +126,10 @@ def on(
         conclude(outcome)
         if outcome.changed:
             this.say(f"undo: {undo('throttle', 'off', str(outcome.item['id']))}")
+
+
+app.command("preview")(foresee.preview)
+app.command("solve")(foresee.solve)
 
 
 def guard(q: Ledger, *, allow_impact: bool) -> Callable[[Impact], None]:

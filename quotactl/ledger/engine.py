@@ -265,6 +265,66 @@ class Reading(Protocol):
         looks at every reservation that is kept."""
         ...
 
+    # ---- foresight
+
+    def outlook_of_users(
+        self,
+        resource_id: int,
+        starts: Sequence[int],
+        ceilings: Iterable[tuple[int | None, int, int, int]],
+        now_ms: int,
+    ) -> list[tuple[int | None, int, int, int, int, int, int]]:
+        """What the demand of these days would have been served under two ceilings a day.
+
+        `ceilings` are (tier id, protected, most before, most after); users with an override
+        of their own are left out. Gives (tier id, protected, users, cut off, asked, served
+        before, served after).
+        """
+        ...
+
+    def histogram_of_users(
+        self, resource_id: int, starts: Sequence[int], now_ms: int
+    ) -> list[tuple[int | None, int, int, int]]:
+        """(tier id, protected, units asked for on these days, users), but for users with an
+        override of their own."""
+        ...
+
+    def demand_of_users(
+        self,
+        resource_id: int,
+        period: int,
+        span: tuple[int, int],
+        *,
+        groups: Iterable[tuple[int | None, int]],
+        overridden: bool,
+        now_ms: int,
+    ) -> Iterator[tuple[int, int | None, int, int, int, int]]:
+        """(user id, tier id, protected, window start, used, asked) by user, one by one.
+
+        Of users with an override of their own, or of those without one in `groups`, which
+        are (tier id, protected).
+        """
+        ...
+
+    def taken_of_users(
+        self, resource_id: int, length_min: int, span: tuple[int, int]
+    ) -> Iterator[tuple[int, int, int]]:
+        """(user id, window start, units taken) by user, from entries: for windows of a
+        length that was not counted."""
+        ...
+
+    def overrides_of_resource(
+        self, resource_id: int, now_ms: int
+    ) -> list[tuple[int, int, int | None, int | None, int | None]]:
+        """(user id, override id, period, most, expiry) of all that hold."""
+        ...
+
+    def hourly_demand(
+        self, resource_id: int, span: tuple[int, int]
+    ) -> list[tuple[int, int, int, int]]:
+        """(hour start, tier id or 0, units asked for, units taken)."""
+        ...
+
     # ---- closing and verifying
 
     def day_totals(self, starts_at_ms: int, reset_at_ms: int) -> dict[str, int]:

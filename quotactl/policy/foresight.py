@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from quotactl.policy.model import Account, Limit, Override, Policy, Resource, Throttle, Tier
 from quotactl.policy.resolve import Ceiling, resolve
-from quotactl.policy.window import DAY_LENGTH_MIN
+from quotactl.policy.window import DAY_LENGTH_MIN, Calendar
+
+Group = TypeVar("Group", bound=Hashable)
 
 NO_LIMIT = 2**62
 """Stands for unlimited where numbers are compared; more than any user can ask for."""
@@ -61,3 +64,68 @@ def longest_run(ceilings: Iterable[Ceiling]) -> int:
         if c.period.length_min >= DAY_LENGTH_MIN and c.amount_max is not None
     ]
     return min(most, default=NO_LIMIT)
+
+
+# A window's (used, asked) in units, by its start.
+Demand = Mapping[int, tuple[int, int]]
+
+
+def served_of_user(
+    ceilings: Iterable[Ceiling],
+    calendar: Calendar,
+    days: Demand,
+    shorter: Mapping[int, Demand],
+    span: Sequence[int],
+) -> tuple[int, bool]:
+    """What one user's demand on the days of `span` would have been served, and whether
+    the user has reached a ceiling there.
+
+    `days` may begin before the span: what was used earlier in a week or month counts.
+    `shorter` has the demand of shorter windows, by length in minutes. In each window the
+    smaller of demand and ceiling is served; a day's is not more than its windows', a
+    week's not more than its days'.
+    """
+    served = {start: days[start][1] for start in span if start in days}
+    cut_off = False
+    for ceiling in own(ceilings):
+        most, length_min = ceiling.amount_max, ceiling.period.length_min
+        if most is None:
+            continue
+        if ceiling.period.shorter_than_day:
+            for start, (used, asked) in shorter.get(length_min, {}).items():
+                day_ms = calendar.day(start).starts_at_ms
+                if day_ms in served:
+                    served[day_ms] = max(0, served[day_ms] - max(0, asked - most))
+                    cut_off = cut_off or used >= most
+        elif length_min == DAY_LENGTH_MIN:
+            cut_off = cut_off or any(days[start][0] >= most for start in served)
+            served = {start: min(units, most) for start, units in served.items()}
+        else:
+            for window in {calendar.window(ceiling.period, start) for start in served}:
+                inside = [s for s in days if window.starts_at_ms <= s < window.reset_at_ms]
+                cut_off = cut_off or sum(days[s][0] for s in inside) >= most
+                room = max(0, most - sum(days[s][0] for s in inside if s < min(span)))
+                for start in sorted(set(inside) & set(served)):
+                    served[start] = min(served[start], room)
+                    room -= served[start]
+    return sum(served.values()), cut_off
+
+
+def under_total(
+    served: Mapping[Group, int], spared: Mapping[Group, int], most: int
+) -> dict[Group, int]:
+    """What is left of each group's units under a ceiling over all of them together.
+
+    `spared` units pass and count. Who comes first can't be known, so what is too much is
+    taken from the groups in proportion, to the unit.
+    """
+    total = sum(served.values())
+    room = max(0, most - sum(spared.values()))
+    if total <= room:
+        return dict(served)
+    left = {group: units * room // total for group, units in served.items()}
+    rest = room - sum(left.values())
+    by_remainder = sorted(served, key=lambda g: -(served[g] * room % total))
+    for group in by_remainder[:rest]:
+        left[group] += 1
+    return left

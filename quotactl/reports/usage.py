@@ -175,7 +175,7 @@ def _by_user(
     limit: int | None,
     order: str = "used",
 ) -> list[UsageRow]:
-    windows = [_window(book, on) for on in span.dates()]
+    windows = [window_of(book, on) for on in span.dates()]
     starts = [w.starts_at_ms for w in windows if w.reset_at_ms > w.starts_at_ms]
     user_id = None if user is None else _user_id(book, user)
     rows = []
@@ -206,8 +206,8 @@ def _by_user(
 def _by_demand(
     book: Reading, span: Span, resource_ids: list[int], *, by: str, tier: str | None
 ) -> list[UsageRow]:
-    starts_at_ms = _window(book, span.first).starts_at_ms
-    reset_at_ms = _window(book, span.last).reset_at_ms
+    starts_at_ms = window_of(book, span.first).starts_at_ms
+    reset_at_ms = window_of(book, span.last).reset_at_ms
     tier_id = None
     if tier is not None:
         tier_id = book.policy.tier_named(tier).id
@@ -236,7 +236,8 @@ def _demand_key(book: Reading, by: str, key: int) -> str:
     return rfc3339(from_ms(key)) or ""
 
 
-def _window(book: Reading, on: date) -> Window:
+def window_of(book: Reading, on: date) -> Window:
+    """A date's day in the ledger's zone."""
     calendar = book.policy.calendar
     try:
         return Window(calendar.start_of(on), calendar.start_of(on + timedelta(days=1)))

@@ -16,6 +16,18 @@ _DENIED = (
     "CAST(total(shadow_denied) AS INTEGER) AS shadow_denied"
 )
 
+
+def _total(expression: str) -> str:
+    return f"CAST(total({expression}) AS INTEGER)"
+
+
+# Users on their tier's limits: no override of their own holds for the resource.
+_PLAIN = (
+    "(u.has_own = 0 OR NOT EXISTS (SELECT 1 FROM override AS o WHERE o.user_id = u.id "
+    "AND o.resource_id = ? AND o.ended_at_ms IS NULL "
+    "AND (o.expires_at_ms IS NULL OR o.expires_at_ms > ?)))"
+)
+
 # By how much the clocks of two processes may differ, where order stands for time.
 CLOCKS_APART_MS = 600_000
 
@@ -380,6 +392,141 @@ class Queries:
             last = found[-1][4] if len(found) == count // runs else newest
             density += len(found) / max(1, last + 1 - first) / runs
         return list(sample.values()), max(len(sample), round(newest * density))
+
+    # ---- foresight
+
+    def outlook_of_users(
+        self,
+        resource_id: int,
+        starts: Sequence[int],
+        ceilings: Iterable[tuple[int | None, int, int, int]],
+        now_ms: int,
+    ) -> list[tuple[int | None, int, int, int, int, int, int]]:
+        """What the demand of these days would have been served under two ceilings a day.
+
+        `ceilings` are (tier id, protected, most before, most after); users with an override
+        of their own are left out. Gives (tier id, protected, users, cut off, asked, served
+        before, served after).
+        """
+        rows = list(ceilings)
+        one = "SELECT ? AS tier_id, ? AS protected, ? AS old, ? AS new"
+        known = " UNION ALL ".join([one] * len(rows))
+        # Of one day there is a row for each user; of several they are added up first.
+        columns = (
+            "k.tier_id AS tier_id, k.protected AS protected, c.user_id AS user_id, "
+            "c.used >= k.new AND k.new < k.old AS cut, {asked} AS asked, "
+            "min({asked}, k.old) AS before, min({asked}, k.new) AS after"
+        ).format(asked="(c.used + c.granted + c.denied)")
+        each = (
+            f"SELECT {columns} FROM counter AS c CROSS JOIN user AS u ON u.id = c.user_id "
+            f"CROSS JOIN k ON k.tier_id IS u.tier_id AND k.protected = u.protected "
+            f"WHERE c.resource_id = ? AND c.period = 1440 AND c.starts_at_ms IN ({_marks(starts)}) "
+            f"AND c.used + c.granted + c.denied > 0 AND {_PLAIN}"
+        )
+        if len(starts) > 1:
+            each = (
+                "SELECT tier_id, protected, user_id, max(cut) AS cut, "
+                f"{_total('asked')} AS asked, {_total('before')} AS before, "
+                f"{_total('after')} AS after FROM ({each}) GROUP BY user_id"
+            )
+        return self._connection.execute(
+            f"WITH k AS MATERIALIZED ({known}) "
+            f"SELECT tier_id, protected, count(*), sum(cut), {_total('asked')}, "
+            f"{_total('before')}, {_total('after')} FROM ({each}) GROUP BY tier_id, protected",
+            [*(v for row in rows for v in row), resource_id, *starts, resource_id, now_ms],
+        ).fetchall()
+
+    def histogram_of_users(
+        self, resource_id: int, starts: Sequence[int], now_ms: int
+    ) -> list[tuple[int | None, int, int, int]]:
+        """(tier id, protected, units asked for on these days, users), but for users with an
+        override of their own."""
+        each = (
+            "SELECT c.user_id AS user_id, u.tier_id AS tier_id, u.protected AS protected, "
+            "c.used + c.granted + c.denied AS asked "
+            "FROM counter AS c CROSS JOIN user AS u ON u.id = c.user_id "
+            f"WHERE c.resource_id = ? AND c.period = 1440 AND c.starts_at_ms IN ({_marks(starts)}) "
+            f"AND c.used + c.granted + c.denied > 0 AND {_PLAIN}"
+        )
+        if len(starts) > 1:
+            each = (
+                f"SELECT tier_id, protected, {_total('asked')} AS asked "
+                f"FROM ({each}) GROUP BY user_id"
+            )
+        return self._connection.execute(
+            f"SELECT tier_id, protected, asked, count(*) FROM ({each}) GROUP BY 1, 2, 3",
+            [resource_id, *starts, resource_id, now_ms],
+        ).fetchall()
+
+    def demand_of_users(
+        self,
+        resource_id: int,
+        period: int,
+        span: tuple[int, int],
+        *,
+        groups: Iterable[tuple[int | None, int]],
+        overridden: bool,
+        now_ms: int,
+    ) -> Iterator[tuple[int, int | None, int, int, int, int]]:
+        """(user id, tier id, protected, window start, used, asked) by user, one by one.
+
+        Of users with an override of their own, or of those without one in `groups`, which
+        are (tier id, protected).
+        """
+        rows = list(groups)
+        places = " OR ".join(["(u.tier_id IS ? AND u.protected = ?)"] * len(rows)) or "0"
+        which = f"NOT ({_PLAIN})" if overridden else f"{_PLAIN} AND ({places})"
+        yield from self._connection.execute(
+            "SELECT c.user_id, u.tier_id, u.protected, c.starts_at_ms, c.used, "
+            "c.used + c.granted + c.denied "
+            "FROM counter AS c CROSS JOIN user AS u ON u.id = c.user_id "
+            "WHERE c.resource_id = ? AND c.period = ? AND c.starts_at_ms >= ? "
+            "AND c.starts_at_ms < ? AND c.used + c.granted + c.denied > 0 "
+            f"AND {which} ORDER BY c.user_id, c.starts_at_ms",
+            [
+                resource_id,
+                period,
+                *span,
+                resource_id,
+                now_ms,
+                *(v for row in ([] if overridden else rows) for v in row),
+            ],
+        )
+
+    def taken_of_users(
+        self, resource_id: int, length_min: int, span: tuple[int, int]
+    ) -> Iterator[tuple[int, int, int]]:
+        """(user id, window start, units taken) by user, from entries: for windows of a
+        length that was not counted."""
+        length_ms = length_min * 60_000
+        yield from self._connection.execute(
+            "SELECT user_id, at_ms - at_ms % ?, sum(amount) FROM entry WHERE id >= ? "
+            "AND at_ms >= ? AND at_ms < ? AND resource_id = ? AND kind IN (1, 2) "
+            "GROUP BY 1, 2 ORDER BY 1, 2",
+            (length_ms, self._first_entry_at(span[0] - CLOCKS_APART_MS), *span, resource_id),
+        )
+
+    def overrides_of_resource(
+        self, resource_id: int, now_ms: int
+    ) -> list[tuple[int, int, int | None, int | None, int | None]]:
+        """(user id, override id, period, most, expiry) of all that hold."""
+        return self._connection.execute(
+            "SELECT user_id, id, period, amount_max, expires_at_ms FROM override "
+            "WHERE resource_id = ? AND ended_at_ms IS NULL "
+            "AND (expires_at_ms IS NULL OR expires_at_ms > ?)",
+            (resource_id, now_ms),
+        ).fetchall()
+
+    def hourly_demand(
+        self, resource_id: int, span: tuple[int, int]
+    ) -> list[tuple[int, int, int, int]]:
+        """(hour start, tier id or 0, units asked for, units taken)."""
+        return self._connection.execute(
+            f"SELECT hour_ms, tier_id, {_total('used + granted + denied')}, "
+            f"{_total('used + granted')} FROM demand "
+            "WHERE hour_ms >= ? AND hour_ms < ? AND resource_id = ? GROUP BY hour_ms, tier_id",
+            (*span, resource_id),
+        ).fetchall()
 
     # ---- what everybody took
 

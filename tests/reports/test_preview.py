@@ -1,0 +1,293 @@
+"""Preview against a naive count: every user, every day, one by one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import quotactl
+from quotactl.policy.levers import lever
+from quotactl.reports.capacity import find_caps
+from quotactl.reports.preview import Outlook, preview
+
+NOW = datetime(2025, 3, 27, 12, 0, tzinfo=UTC)
+LIMITS = {"free": 5, "plus": 12, "pro": None}
+NAMES = [f"u{n}" for n in range(12)]
+
+
+class World:
+    """Users on three tiers, pro protected, some protected one by one, some with an override."""
+
+    def __init__(self, path: Path, *, zone: str = "UTC") -> None:
+        self.now = NOW
+        self.q = quotactl.create(path, zone=zone, clock=lambda: self.now, actor="tester")
+        self.admin = self.q.admin
+        self.admin.create_resource("image")
+        for tier, limit in LIMITS.items():
+            self.admin.create_tier(tier, protected=tier == "pro")
+            text = "unlimited" if limit is None else f"{limit}/day"
+            self.admin.set_limit(tier=tier, resource="image", limit=text)
+        self.limit: dict[str, int | None] = {}
+        self.tier: dict[str, str] = {}
+        self.spared: set[str] = set()
+        # (user, day) → [used, granted, denied], as the answers said.
+        self.book: dict[tuple[str, int], list[int]] = {}
+
+    def user(self, name: str, tier: str, *, protected: bool, override: int | None) -> None:
+        if tier != "free":
+            self.admin.set_tier(name, tier)
+        if protected:
+            self.admin.protect(name)
+        if override is not None:
+            self.admin.set_override(
+                user=name, resource="image", limit=f"{override}/day", reason="x"
+            )
+        self.tier[name] = tier
+        self.limit[name] = LIMITS[tier] if override is None else override
+        if protected or tier == "pro":
+            self.spared.add(name)
+
+    def ask(self, name: str, amount: int, days_ago: int) -> None:
+        self.now = NOW - timedelta(days=days_ago)
+        decision = self.q.consume(user=name, resource="image", amount=amount)
+        sums = self.book.setdefault((name, days_ago), [0, 0, 0])
+        if decision.allowed:
+            sums[0] += amount - decision.granted
+            sums[1] += decision.granted
+        else:
+            sums[2] += amount
+        self.now = NOW
+
+    def look(self, *, days: int | None = None, **flags: Any) -> Outlook:
+        return preview(self.q.engine, self.q.now_ms(), [lever(**flags)], days=days)
+
+
+def naive(world: World, cap: int, tiers: set[str], days: int) -> dict[str, list[int]]:
+    """users, cut off, asked, served by tier: counted one by one."""
+    found: dict[str, list[int]] = {}
+    for tier in tiers:
+        sums = [0, 0, 0, 0]
+        for name in [n for n, of in world.tier.items() if of == tier]:
+            mine = {d: world.book[name, d] for d in range(days) if (name, d) in world.book}
+            if not any(sum(parts) for parts in mine.values()):
+                continue
+            limit = world.limit[name]
+            under = limit
+            if name not in world.spared:
+                under = cap if limit is None else min(limit, cap)
+            sums[0] += 1
+            lowered = under != limit
+            sums[1] += lowered and any(parts[0] >= (under or 0) for parts in mine.values())
+            sums[2] += sum(sum(parts) for parts in mine.values())
+            sums[3] += sum(
+                sum(parts) if under is None else min(sum(parts), under) for parts in mine.values()
+            )
+        found[tier] = sums
+    return found
+
+
+USERS = st.lists(
+    st.tuples(
+        st.sampled_from(["free", "plus", "pro"]),
+        st.booleans(),
+        st.one_of(st.none(), st.none(), st.integers(0, 15)),
+    ),
+    min_size=1,
+    max_size=len(NAMES),
+)
+ASKS = st.lists(
+    st.tuples(st.integers(0, len(NAMES) - 1), st.integers(1, 7), st.integers(0, 2)), max_size=40
+)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(users=USERS, asks=ASKS, cap=st.integers(0, 13), some=st.booleans(), days=st.integers(1, 3))
+def test_preview_is_the_naive_count(
+    tmp_path_factory: pytest.TempPathFactory,
+    users: list[tuple[str, bool, int | None]],
+    asks: list[tuple[int, int, int]],
+    cap: int,
+    some: bool,
+    days: int,
+) -> None:
+    world = World(tmp_path_factory.mktemp("preview") / "l.db")
+    with world.q:
+        for name, (tier, protected, override) in zip(NAMES, users, strict=False):
+            world.user(name, tier, protected=protected, override=override)
+        for number, amount, days_ago in sorted(asks, key=lambda ask: -ask[2]):
+            if number < len(users):
+                world.ask(NAMES[number], amount, days_ago)
+        tiers = {"free", "pro"} if some else set(LIMITS)
+        flags: dict[str, Any] = {"tiers": sorted(tiers)} if some else {}
+        outlook = world.look(days=days, cap=f"{cap}/day", resources=["image"], **flags)
+        expected = naive(world, cap, tiers, days)
+        found = {row.tier: [row.users, row.cut_off, row.asked, row.served] for row in outlook.tiers}
+        assert found == expected
+        assert all(row.refused == row.asked - row.served for row in outlook.tiers)
+        total = outlook.total
+        assert [total.users, total.cut_off, total.asked, total.served] == [
+            sum(column) for column in zip(*expected.values(), strict=True)
+        ]
+        # A ceiling of another period that binds nobody makes it go user by user: the same.
+        world.admin.set_limits(tier="free", limits={"image": "5/day,1000/month"})
+        slow = world.look(days=days, cap=f"{cap}/day", resources=["image"], **flags)
+        assert [(r.users, r.cut_off, r.asked, r.served) for r in slow.tiers] == [
+            (r.users, r.cut_off, r.asked, r.served) for r in outlook.tiers
+        ]
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(users=USERS, asks=ASKS, capacity=st.integers(0, 60), least=st.integers(0, 2))
+def test_a_solved_cap_fits_by_preview_and_one_more_does_not(
+    tmp_path_factory: pytest.TempPathFactory,
+    users: list[tuple[str, bool, int | None]],
+    asks: list[tuple[int, int, int]],
+    capacity: int,
+    least: int,
+) -> None:
+    world = World(tmp_path_factory.mktemp("solve") / "l.db")
+    with world.q:
+        for name, (tier, protected, override) in zip(NAMES, users, strict=False):
+            world.user(name, tier, protected=protected, override=override)
+        for number, amount, _ in asks:
+            if number < len(users):
+                world.ask(NAMES[number], amount, 0)
+        fit, levers = find_caps(
+            world.q.engine,
+            world.q.now_ms(),
+            capacity=f"{capacity}/day",
+            resource="image",
+            least=[f"free={least}/day"],
+        )
+        if not fit.fits:
+            assert fit.short_by == fit.served - capacity > 0
+            return
+
+        def served(*caps: Any) -> int:
+            everybody = lever(scale=100, resources=["image"])
+            return preview(world.q.engine, world.q.now_ms(), [*caps, everybody]).total.served
+
+        assert served(*levers) == fit.served <= capacity
+        assert (fit.command is None) == (not levers)
+        if levers and all(fit.caps[t] == fit.caps["plus"] for t in levers[0].tiers):
+            more = lever(
+                cap=f"{(fit.caps['plus'] or 0) + 1}/day",
+                resources=["image"],
+                tiers=["free", "plus"],
+            )
+            if fit.caps["plus"] is not None and fit.caps["pro"] is None:
+                assert served(more) > capacity
+
+
+def test_a_total_is_met_to_the_unit_and_protected_units_count(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        world.user("u0", "free", protected=False, override=None)
+        world.user("u1", "plus", protected=False, override=None)
+        world.user("u2", "pro", protected=False, override=None)
+        for name, amount in (("u0", 4), ("u1", 8), ("u2", 6)):
+            world.ask(name, amount, 0)
+        day = {r.tier: r for r in world.look(total="12/day", resources=["image"]).tiers}
+        assert [day[t].served for t in LIMITS] == [2, 4, 6]
+        assert [day[t].cut_off for t in LIMITS] == [1, 1, 0]
+        hour = {r.tier: r for r in world.look(total="12/hour", resources=["image"]).tiers}
+        assert [hour[t].served for t in LIMITS] == [2, 4, 6]
+        roomy = world.look(total="18/day", resources=["image"])
+        assert (roomy.total.served, roomy.total.refused) == (18, 0)
+        week = world.look(total="12/week", resources=["image"], tiers=["free"])
+        assert [(r.tier, r.served) for r in week.tiers] == [("free", 4)]
+
+
+def test_what_a_throttle_is_in_place_of_is_said(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        world.user("u0", "free", protected=False, override=None)
+        world.ask("u0", 4, 0)
+        world.admin.throttle_on(cap="3/day", resources=["image"], reason="x")
+        other = world.look(cap="2/day", resources=["image"])
+        assert "needs --replace" in other.warnings[0]
+        free = next(row for row in other.tiers if row.tier == "free")
+        assert (free.limit, free.limit_under, free.served) == ("3/day", "2/day", 2)
+        same = world.look(cap="3/day", resources=["image"])
+        assert "already on" in same.warnings[0]
+
+
+def test_warnings_say_what_on_call_would_trip_over(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        world.user("u0", "free", protected=True, override=None)
+        world.ask("u0", 1, 0)
+
+        def told(**flags: Any) -> str:
+            return "\n".join(world.look(resources=["image"], **flags).warnings)
+
+        assert "10% of 5/day image rounds down to 0 for tier free; --floor 1" in told(scale=10)
+        assert "rounds down" not in told(scale=10, floor=1)
+        assert "Tier pro is protected: its 0 users are spared." in told(cap="1/day")
+        assert "1 users of tier free are protected and spared." in told(cap="1/day")
+        spared = told(scale=10, include_protected=True)
+        assert "image is unlimited for tier pro: a part of that is unlimited too" in spared
+        assert "protected" not in spared
+        assert "Windows of one hour are new for tier free" in told(cap="1/hour")
+        assert "This is the ramp's first step, 10%; each lasts 30m." in told(ramp="10%,100%")
+        assert "repeated attempts" in told(deny=True)
+
+
+def test_the_hour_of_the_peak_and_what_is_saved_an_hour(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        for n in range(6):
+            world.user(NAMES[n], "plus", protected=False, override=None)
+            world.ask(NAMES[n], 12, 0)
+        world.now = NOW - timedelta(hours=3)
+        world.q.consume(user="u0", resource="image", amount=1)
+        world.now = NOW
+        outlook = world.look(cap="2/day", resources=["image"])
+        assert outlook.peak_hour == NOW
+        assert outlook.peak_asked == 72
+        # 10 of 12 units of six users, over the twelve hours of the day so far.
+        assert outlook.saved_per_hour == 5
+
+
+def test_a_throttle_for_all_resources_has_a_row_for_each(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        world.admin.create_resource("video")
+        world.admin.set_limits(tier="free", limits={"image": "5/day", "video": "1/day"})
+        world.user("u0", "free", protected=False, override=None)
+        world.ask("u0", 4, 0)
+        world.q.consume(user="u0", resource="video")
+        rows = world.look(deny=True, tiers=["free"]).tiers
+        assert [(r.tier, r.resource, r.asked, r.served) for r in rows] == [
+            ("free", "image", 4, 0),
+            ("free", "video", 1, 0),
+        ]
+
+
+def test_hours_that_were_counted_are_used_and_others_are_taken_from_entries(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        world.user("u0", "plus", protected=False, override=None)
+        for hours, amount in ((3, 4), (2, 4), (1, 1)):
+            world.now = NOW - timedelta(hours=hours)
+            world.q.consume(user="u0", resource="image", amount=amount)
+        world.now = NOW
+        plus = world.look(cap="2/hour", resources=["image"]).tiers[1]
+        assert (plus.asked, plus.served, plus.cut_off) == (9, 5, 1)
+        world.admin.throttle_on(cap="3/hour", resources=["image"], reason="x")
+        world.q.consume(user="u0", resource="image", amount=2)
+        world.q.consume(user="u0", resource="image", amount=2)
+        # From now on the hour is counted, with what was refused in it.
+        counted = world.look(cap="1/hour", resources=["image"]).tiers[1]
+        assert (counted.asked, counted.cut_off) == (13, 1)
