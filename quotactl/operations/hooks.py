@@ -11,9 +11,10 @@ import os
 import selectors
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 TICK_S = 0.02
@@ -73,7 +74,8 @@ def run_all(runs: Sequence[Run], *, until: float) -> None:
                     run.why = "was not run: the others took all the time there is"
                     continue
                 try:
-                    under_way.append(_Running(run, limit_s, selector))
+                    with _signals_held_back():
+                        under_way.append(_Running(run, limit_s, selector))
                 except (OSError, subprocess.SubprocessError) as error:
                     run.why = f"can't be started: {getattr(error, 'strerror', None) or error}"
             while under_way:
@@ -171,6 +173,31 @@ class _Running:
             return
         self._selector.unregister(stream)
         stream.close()
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Let what would raise (SIGINT, SIGTERM) do so at the end of the block.
+
+    Between a program's start and Popen's return nobody has its number: a raise there would
+    leave it running. Not by a mask, which the program would inherit.
+    """
+    came: list[int] = []
+    handlers: dict[int, Callable[..., object]] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                handler = signal.getsignal(number)
+                # What is ignored stays ignored, for the program too.
+                if callable(handler):
+                    handlers[number] = handler
+                    signal.signal(number, lambda number, _frame: came.append(number))
+        yield
+    finally:
+        for held, handler in handlers.items():
+            signal.signal(held, handler)
+        for arrived in came:
+            signal.raise_signal(arrived)
 
 
 def _last_line(stderr: bytes) -> str | None:

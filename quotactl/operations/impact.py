@@ -12,8 +12,8 @@ from quotactl.policy.model import Policy, Resource, Scope, Throttle, Tier
 from quotactl.policy.resolve import Ceiling
 from quotactl.policy.window import HOUR_MS
 
-SAMPLE = 10_000
-RUNS = 20
+# At most so many counters are looked at: so many runs of neighbours.
+RUNS, RUN_LENGTH = 20, 250
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,11 @@ def impact_of(
         if not scopes:
             continue
         protected_hit = protected_hit or _hits_protected_tier(book, after, resource, at_ms)
-        rows, about = book.sample_demand(resource.id, day.starts_at_ms, SAMPLE, RUNS)
-        factor = about / len(rows) if rows else 1.0
+        rows = book.sample_demand(resource.id, day.starts_at_ms, RUNS, RUN_LENGTH)
         full = _over_for_all(book, after, resource, throttles, now_ms)
         sampled += len(rows)
         ceilings: dict[tuple[int | None, int], tuple[int, int, bool]] = {}
-        for tier_id, protected, used, asked in rows:
+        for tier_id, protected, used, asked, weight in rows:
             key = (tier_id, protected)
             if key not in ceilings:
                 tier = tier_or_default(before, tier_id)
@@ -80,13 +79,13 @@ def impact_of(
             tier = tier_or_default(before, tier_id)
             if not any(_covers(scope, tier) for scope in scopes):
                 continue
-            active += factor
+            active += weight
             spared = bool(protected) or (tier is not None and tier.protected)
             if not fresh and (used >= new or (full and not spared)):
-                cut_off += factor
+                cut_off += weight
             if spared and lowered:
                 protected_hit = True
-            refused += factor * max(0, min(asked, old) - min(asked, new))
+            refused += weight * max(0, min(asked, old) - min(asked, new))
     return Impact(
         active=round(active),
         cut_off=round(cut_off),

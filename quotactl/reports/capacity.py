@@ -55,8 +55,8 @@ def find_caps(
     """The largest caps that fit into `capacity` (`40k/day`), and the throttles they are.
 
     One number for all users of all tiers that are not protected, never above their own
-    limit; tiers to `protect`, those that are protected anyway, and protected users come
-    first. `least` are as `free=1/day`. Demand is what was used plus granted plus denied,
+    limit; tiers to `protect`, and those that are protected anyway, come first, and users
+    who are protected one by one have what they ask for. `least` are as `free=1/day`. Demand is what was used plus granted plus denied,
     per user and window, as far as the user's own limit goes. `before` are global options
     for the command.
     """
@@ -76,8 +76,9 @@ def find_caps(
         found = solve(
             windows,
             whole.amount_max,
-            protected=frozenset(first | {_spared(name) for name in policy.tiers_by_name}),
-            least=minima,
+            protected=frozenset(first),
+            # Users who are protected one by one are spared by every cap on their tier.
+            least=minima | {_name(t, 1): NO_LIMIT for t in [None, *policy.tiers.values()]},
         )
         caps: dict[str, int | None] = {}
         for tier in policy.tiers.values():
@@ -281,13 +282,10 @@ def _id(tier: Tier | None) -> int | None:
 
 
 def _name(tier: Tier | None, protected: int) -> str:
+    """The group of a tier's users, or of those who are protected one by one; no tier has
+    the name of the latter."""
     name = "-" if tier is None else tier.name
-    return _spared(name) if protected else name
-
-
-def _spared(name: str) -> str:
-    """The group of a tier's users who are protected one by one; no tier has such a name."""
-    return f"{name} (protected)"
+    return f"{name} (protected)" if protected else name
 
 
 def _least(text: str, period: Period) -> tuple[str, int]:

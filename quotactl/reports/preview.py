@@ -6,31 +6,26 @@ user only where shorter or longer windows, or overrides, make it necessary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import groupby
 
-from quotactl.ledger.engine import Engine, Reading, tier_or_default
+from quotactl.ledger.engine import Engine, Reading
 from quotactl.ledger.values import View
 from quotactl.ledger.views import Outcome
 from quotactl.operations.emergency import Timing, in_the_way, when
 from quotactl.policy.foresight import (
-    Demand,
-    ceilings_of,
-    day_ceiling,
     limits_text,
     own,
-    served_of_user,
-    under_total,
     with_throttles,
 )
 from quotactl.policy.levers import Lever
-from quotactl.policy.model import Override, Policy, Resource, Rule, Throttle, Tier
+from quotactl.policy.model import Throttle, Tier
 from quotactl.policy.notation import duration_text, instant_text
 from quotactl.policy.resolve import Ceiling, spares
-from quotactl.policy.window import DAY_LENGTH_MIN, HOUR_MS, from_ms, period_of_length
+from quotactl.policy.window import HOUR_MS, from_ms
 from quotactl.reports.usage import span_of, window_of
+from quotactl.reports.what_if import Ground, Group, Sums, sums_of
 
 REPEATED = "Demand counts repeated attempts: who is refused often tries again."
 
@@ -78,62 +73,6 @@ class Outlook(View):
     warnings: tuple[str, ...]
 
 
-@dataclass
-class _Sums:
-    """Of one tier, or of its users who are spared."""
-
-    users: int = 0
-    cut_off: int = 0
-    asked: int = 0
-    before: int = 0
-    after: int = 0
-
-    def add(self, users: int, cut_off: int, asked: int, before: int, after: int) -> None:
-        self.users += users
-        self.cut_off += cut_off
-        self.asked += asked
-        self.before += before
-        self.after += after
-
-
-@dataclass
-class _Ground:
-    """One resource on the days looked at, before and after."""
-
-    book: Reading
-    resource: Resource
-    before: Policy
-    after: Policy
-    throttles: Sequence[Throttle]
-    starts: list[int]
-    now_ms: int
-    at_ms: int
-    warnings: list[str] = field(default_factory=list)
-    overrides: dict[int, list[Override]] = field(default_factory=dict)
-    taken: dict[int, list[tuple[int, int, int]]] = field(default_factory=dict)
-
-    def ceilings(
-        self, tier: Tier | None, *, protected: bool, overrides: Sequence[Override] = ()
-    ) -> tuple[tuple[Ceiling, ...], tuple[Ceiling, ...]]:
-        before, after = (
-            ceilings_of(
-                policy,
-                tier,
-                self.resource,
-                self.at_ms,
-                protected=protected,
-                overrides=tuple(overrides),
-            )
-            for policy in (self.before, self.after)
-        )
-        return before, after
-
-    @property
-    def span(self) -> tuple[int, int]:
-        calendar = self.before.calendar
-        return self.starts[0], calendar.day(self.starts[-1]).reset_at_ms
-
-
 def preview(
     engine: Engine,
     now_ms: int,
@@ -163,10 +102,10 @@ def preview(
         for resource in before.resources.values():
             if not any(t.scope.covers_resource(resource.id) for t in throttles):
                 continue
-            ground = _Ground(
+            ground = Ground(
                 book, resource, before, after, throttles, starts, now_ms, at_ms, warnings
             )
-            sums = _sums(ground)
+            sums = sums_of(ground)
             rows += _rows(ground, sums)
             saved += sum(s.before - s.after for s in sums.values())
             tier_ids = {tier_id for tier_id, _ in sums}
@@ -221,307 +160,7 @@ def _wanted(
     return throttles, removed, warnings
 
 
-# (tier id, whether its users are protected one by one)
-_Group = tuple[int | None, int]
-
-
-def _sums(ground: _Ground) -> dict[_Group, _Sums]:
-    """Demand of the days by group: users of a tier in scope, and those who are protected."""
-    book, policy = ground.book, ground.before
-    known: list[tuple[_Group, Tier | None]] = []
-    default = policy.default_tier
-    for tier in [None, *policy.tiers.values()]:
-        tier_id = None if tier is None else tier.id
-        if any(t.scope.covers(ground.resource.id, tier_id) for t in ground.throttles):
-            known += [((tier_id, protected), tier) for protected in (0, 1)]
-    fast: list[tuple[int | None, int, int, int]] = []
-    slow: dict[_Group, _Group] = {}
-    for group, tier in known:
-        before, after = ground.ceilings(tier, protected=bool(group[1]))
-        # Users on no tier of their own are on the default one.
-        stored = [group] if tier is not None else []
-        if tier is default:
-            stored.append((None, group[1]))
-        windows = _periods(ground, (*before, *after))
-        for place in stored:
-            if windows:
-                slow[place] = group
-            else:
-                fast.append((*place, day_ceiling(before), day_ceiling(after)))
-    for overridden_id, id_, period, most, expires in book.overrides_of_resource(
-        ground.resource.id, ground.now_ms
-    ):
-        override = Override(
-            id_, None if period is None else period_of_length(period), most, expires
-        )
-        ground.overrides.setdefault(overridden_id, []).append(override)
-
-    def add_up(starts: list[int]) -> dict[_Group, _Sums]:
-        found: dict[_Group, _Sums] = {group: _Sums() for group, _ in known}
-        _add_fast(ground, starts, fast, found)
-        _add_slow(ground, starts, slow, found, overridden=False)
-        if ground.overrides:
-            _add_slow(ground, starts, {g: g for g, _ in known}, found, overridden=True)
-        return found
-
-    sums = add_up(ground.starts)
-    if any(c.shared for _, tier in known for c in ground.ceilings(tier, protected=False)[1]):
-        daily = {start: add_up([start]) for start in ground.starts}
-        _share_out(ground, daily, sums)
-    return sums
-
-
-def _group_of(ground: _Ground, tier_id: int | None, protected: int) -> _Group:
-    tier = tier_or_default(ground.before, tier_id)
-    return (None if tier is None else tier.id, protected)
-
-
-def _add_fast(
-    ground: _Ground,
-    starts: list[int],
-    ceilings: list[tuple[int | None, int, int, int]],
-    sums: dict[_Group, _Sums],
-) -> None:
-    if not ceilings:
-        return
-    for tier_id, protected, *values in ground.book.outlook_of_users(
-        ground.resource.id, starts, ceilings, ground.now_ms
-    ):
-        sums[_group_of(ground, tier_id, protected)].add(*values)
-
-
-def _add_slow(
-    ground: _Ground,
-    starts: list[int],
-    places: dict[_Group, _Group],
-    sums: dict[_Group, _Sums],
-    *,
-    overridden: bool,
-) -> None:
-    """User by user: those of groups with other ceilings than a day's, or with overrides."""
-    if not places:
-        return
-    scope = set(places.values())
-    for user_id, group, days, shorter in _users(ground, starts, places, overridden=overridden):
-        if group not in scope:
-            continue
-        tier = None if group[0] is None else ground.before.tiers[group[0]]
-        before, after = ground.ceilings(
-            tier, protected=bool(group[1]), overrides=ground.overrides.get(user_id, ())
-        )
-        asked = sum(days[start][1] for start in starts if start in days)
-        if not asked:
-            continue
-        calendar = ground.before.calendar
-        old, _ = served_of_user(_told(ground, before), calendar, days, shorter, starts)
-        new, cut_off = served_of_user(_told(ground, after), calendar, days, shorter, starts)
-        lowered = before != after
-        sums[group].add(1, int(cut_off and lowered), asked, old, new)
-
-
-def _users(
-    ground: _Ground, starts: list[int], places: dict[_Group, _Group], *, overridden: bool
-) -> Iterator[tuple[int, _Group, Demand, dict[int, Demand]]]:
-    """Each user's demand: days, from the start of the longest window on, and shorter windows."""
-    calendar = ground.before.calendar
-    end_ms = calendar.day(starts[-1]).reset_at_ms
-    periods = {
-        period
-        for tier in ground.before.tiers.values()
-        for ceilings in ground.ceilings(tier, protected=False)
-        for period in _periods(ground, ceilings)
-    }
-    periods |= {o.period.length_min for os in ground.overrides.values() for o in os if o.period}
-    long = [period_of_length(p) for p in periods if p > DAY_LENGTH_MIN]
-    first_ms = min([starts[0], *(calendar.window(p, starts[0]).starts_at_ms for p in long)])
-    groups = list(places)
-    sources = {
-        length: _windows(ground, length, (starts[0], end_ms), groups, overridden=overridden)
-        for length in sorted(p for p in periods if p < DAY_LENGTH_MIN)
-    }
-    waiting = {length: next(source, None) for length, source in sources.items()}
-    rows = ground.book.demand_of_users(
-        ground.resource.id,
-        DAY_LENGTH_MIN,
-        (first_ms, end_ms),
-        groups=groups,
-        overridden=overridden,
-        now_ms=ground.now_ms,
-    )
-    for user_id, found in groupby(rows, key=lambda row: row[0]):
-        of_user = list(found)
-        shorter: dict[int, Demand] = {}
-        for length, source in sources.items():
-            inside: dict[int, tuple[int, int]] = {}
-            while (row := waiting[length]) is not None and row[0] <= user_id:
-                if row[0] == user_id:
-                    inside[row[1]] = (row[2], row[3])
-                waiting[length] = next(source, None)
-            shorter[length] = inside
-        group = _group_of(ground, of_user[0][1], of_user[0][2])
-        yield user_id, group, {row[3]: (row[4], row[5]) for row in of_user}, shorter
-
-
-def _windows(
-    ground: _Ground,
-    length_min: int,
-    span: tuple[int, int],
-    groups: list[_Group],
-    *,
-    overridden: bool,
-) -> Iterator[tuple[int, int, int, int]]:
-    """(user id, window start, used, asked) of windows shorter than a day, by user."""
-    counted = False
-    for row in ground.book.demand_of_users(
-        ground.resource.id,
-        length_min,
-        span,
-        groups=groups,
-        overridden=overridden,
-        now_ms=ground.now_ms,
-    ):
-        counted = True
-        yield row[0], *row[3:]
-    if not counted:
-        name = period_of_length(length_min).name
-        ground.warnings.append(
-            f"Windows of one {name} are new for {ground.resource.name}: each user's begins at 0, "
-            f"and what was refused in one is not known; only what was taken is."
-        )
-        for user_id, start, units in ground.book.taken_of_users(
-            ground.resource.id, length_min, span
-        ):
-            yield user_id, start, units, units
-
-
-def _periods(ground: _Ground, ceilings: Sequence[Ceiling]) -> set[int]:
-    """The windows, other than days, that have a say in what is compared.
-
-    Shorter ones only where a throttle that is looked at set them: what they refuse
-    otherwise is refused before and after.
-    """
-    return {c.period.length_min for c in _told(ground, ceilings)} - {DAY_LENGTH_MIN}
-
-
-def _told(ground: _Ground, ceilings: Sequence[Ceiling]) -> list[Ceiling]:
-    looked_at = {t.id for t in ground.throttles}
-    return [
-        c
-        for c in own(ceilings)
-        if c.amount_max is not None
-        and (
-            not c.period.shorter_than_day or (c.rule.kind == "throttle" and c.rule.id in looked_at)
-        )
-    ]
-
-
-def _share_out(
-    ground: _Ground, daily: dict[int, dict[_Group, _Sums]], sums: dict[_Group, _Sums]
-) -> None:
-    """Take off what ceilings over everybody would refuse, in each of their windows."""
-    for which, policy in (("before", ground.before), ("after", ground.after)):
-        shared: dict[Rule, Ceiling] = {}
-        for tier in [None, *policy.tiers.values()]:
-            found = ceilings_of(policy, tier, ground.resource, ground.at_ms)
-            shared |= {ceiling.rule: ceiling for ceiling in found if ceiling.shared}
-        for ceiling in shared.values():
-            lost = _lost_to(ground, ceiling, daily, sums, which)
-            for group, units in lost.items():
-                setattr(sums[group], which, max(0, getattr(sums[group], which) - units))
-            if which == "after" and _is_full(ground, ceiling):
-                for group in lost:
-                    sums[group].cut_off = sums[group].users
-
-
-def _spared(ground: _Ground, ceiling: Ceiling, group: _Group) -> bool:
-    tier = None if group[0] is None else ground.after.tiers[group[0]]
-    if ceiling.tier_ids is not None and group[0] not in ceiling.tier_ids:
-        return True
-    throttle = next((t for t in ground.after.throttles if t.id == ceiling.rule.id), None)
-    if ceiling.rule.kind == "throttle" and throttle is not None:
-        return spares(throttle, tier, protected=bool(group[1]))
-    return bool(group[1]) or (tier is not None and tier.protected)
-
-
-def _lost_to(
-    ground: _Ground,
-    ceiling: Ceiling,
-    daily: dict[int, dict[_Group, _Sums]],
-    sums: dict[_Group, _Sums],
-    which: str,
-) -> dict[_Group, int]:
-    """Units by group that one ceiling over everybody would have refused to those it is for."""
-    most = ceiling.amount_max
-    assert most is not None
-    calendar = ground.before.calendar
-    windows: dict[int, dict[_Group, int]] = {}
-    if ceiling.period.shorter_than_day:
-        length_ms = ceiling.period.length_min * 60_000
-        ground.warnings.append(
-            f"Demand is kept by hour and tier: what {most}/{ceiling.period} for all refuses is "
-            "estimated from that."
-        )
-        if length_ms % HOUR_MS:
-            # As if it came evenly.
-            most, length_ms = most * (HOUR_MS // length_ms or 1), HOUR_MS
-        for hour_ms, tier_id, asked, _ in ground.book.hourly_demand(
-            ground.resource.id, ground.span
-        ):
-            inside = windows.setdefault(hour_ms - hour_ms % length_ms, {})
-            # Hours are not kept by user: the protected ones of a tier are among the others.
-            group = (tier_id or None, 0)
-            part = sums.get(group, _Sums())
-            # Of what is asked for in an hour, the part that users' own ceilings leave.
-            through = max(0, asked) * getattr(part, which) // part.asked if part.asked else 0
-            inside[group] = inside.get(group, 0) + through
-    else:
-        for start, of_day in daily.items():
-            window = calendar.window(ceiling.period, start)
-            inside = windows.setdefault(window.starts_at_ms, {})
-            for group, part in of_day.items():
-                inside[group] = inside.get(group, 0) + getattr(part, which)
-    lost: dict[_Group, int] = {}
-    for start, inside in windows.items():
-        carried = 0
-        if ceiling.period.length_min > DAY_LENGTH_MIN and start < ground.starts[0]:
-            taken = ground.book.demand_by_tier(ground.resource.id, start, ground.starts[0])
-            carried = _in_scope(ceiling, taken)
-        spared = {g: n for g, n in inside.items() if _spared(ground, ceiling, g)}
-        hit = {g: n for g, n in inside.items() if g not in spared and g in sums}
-        passing = {
-            g: n for g, n in spared.items() if ceiling.tier_ids is None or g[0] in ceiling.tier_ids
-        }
-        left = under_total(hit, passing, max(0, most - carried))
-        for group, units in left.items():
-            lost[group] = lost.get(group, 0) + hit[group] - units
-    if sum(1 for units in lost.values() if units) > 1:
-        ground.warnings.append(
-            f"Of {ceiling.amount_max}/{ceiling.period} for all together the first get it, who "
-            "can't be known: by tier it is shared out in proportion."
-        )
-    return lost
-
-
-def _in_scope(ceiling: Ceiling, by_tier: Mapping[int, int]) -> int:
-    return sum(
-        units
-        for tier_id, units in by_tier.items()
-        if ceiling.tier_ids is None or tier_id in ceiling.tier_ids
-    )
-
-
-def _is_full(ground: _Ground, ceiling: Ceiling) -> bool:
-    """Whether a ceiling over everybody is used up in its present window."""
-    calendar = ground.before.calendar
-    window = calendar.window(ceiling.period, ground.now_ms)
-    if calendar.hour_of(window.starts_at_ms) != window.starts_at_ms:
-        return False
-    assert ceiling.amount_max is not None
-    taken = ground.book.demand_by_tier(ground.resource.id, *window)
-    return _in_scope(ceiling, taken) >= ceiling.amount_max
-
-
-def _rows(ground: _Ground, sums: dict[_Group, _Sums]) -> list[TierOutlook]:
+def _rows(ground: Ground, sums: dict[Group, Sums]) -> list[TierOutlook]:
     rows = []
     for tier_id in dict.fromkeys(tier_id for tier_id, _ in sums):
         tier = None if tier_id is None else ground.before.tiers[tier_id]
@@ -543,7 +182,7 @@ def _rows(ground: _Ground, sums: dict[_Group, _Sums]) -> list[TierOutlook]:
                 refused=asked - served,
             )
         )
-        _warn(ground, tier, before, after, sums.get((tier_id, 1), _Sums()).users, parts)
+        _warn(ground, tier, before, after, sums.get((tier_id, 1), Sums()).users, parts)
     return rows
 
 
@@ -553,12 +192,12 @@ def _limits(ceilings: Sequence[Ceiling]) -> str:
 
 
 def _warn(
-    ground: _Ground,
+    ground: Ground,
     tier: Tier | None,
     before: Sequence[Ceiling],
     after: Sequence[Ceiling],
     protected_users: int,
-    parts: Sequence[_Sums],
+    parts: Sequence[Sums],
 ) -> None:
     name, what = ("no tier" if tier is None else f"tier {tier.name}"), ground.resource.name
     for throttle in ground.throttles:

@@ -89,6 +89,14 @@ class Host:
             os.close(reading)
 
 
+def wait_for(path: Path) -> None:
+    """Return when a program has made a file, which it must within half a minute."""
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def host(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     folder = tmp_path / "host"
@@ -248,14 +256,15 @@ def test_a_row_of_another_process_is_not_told_in_a_rehearsals_place(
     q: quotactl.Ledger, host: Host
 ) -> None:
     host.notify(host.recorder())
-    last = q.admin.create_tier("trial")
-    assert last.changed
+    assert q.admin.throttle_on(deny=True, reason="x").changed
     with q.engine.reading() as book:
         newest = book.last_audit()
     assert newest is not None
-    announced = [(newest[0], "0" * 64)]
-    notify.send(q.engine, q.clock, actor="api", announced=announced)
-    assert host.told == []
+    undone = (newest[0], "0" * 64)
+    notify.send(q.engine, q.clock, actor="api", announced=[undone])
+    assert len(host.told) == 1
+    notify.send(q.engine, q.clock, actor="api", announced=[newest])
+    assert host.told[0] == host.told[1], "the same row is the same event, whenever it is told"
 
 
 def test_an_end_that_time_brings_is_told_by_the_daily_job_alone(cli: Any, host: Host) -> None:
@@ -680,6 +689,15 @@ def test_what_can_not_be_foreseen_is_not_the_acts_either(
     assert lines == ["notification failed: RuntimeError: a bug; the change stands"]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as a terminal has it: a shell's job in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("number", "code", "word"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
@@ -695,9 +713,7 @@ def test_an_interrupt_stops_the_command_and_the_change_stands(
         with subprocess.Popen(
             [sys.executable, "-m", "quotactl", *words], stderr=subprocess.PIPE, text=True
         ) as process:
-            deadline = time.monotonic() + 30
-            while not started.exists() and time.monotonic() < deadline:
-                time.sleep(0.01)
+            wait_for(started)
             process.send_signal(number)
             _, err = process.communicate(timeout=30)
     assert process.returncode == code
@@ -706,6 +722,26 @@ def test_an_interrupt_stops_the_command_and_the_change_stands(
     with quotactl.connect(cli.path) as q, q.engine.reading() as book:
         assert len(book.rows("switch", {"ended_at_ms": None})) == 1
     assert failed()[0]["after"]["why"] == "was interrupted"
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_at_the_very_start_leaves_nothing_running(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            wait_for(host.log)
+            signal.raise_signal(signal.SIGINT)
+
+    with host.lives() as pipe:
+        program = host.program(f"exec 3>{pipe}; echo up >&3; : > {host.log}; sleep 30")
+        monkeypatch.setattr(subprocess, "Popen", Interrupted)
+        run = Run(Command((program,), (), 10), b"{}\n")
+        with pytest.raises(KeyboardInterrupt):
+            run_all([run], until=time.monotonic() + 60)
+    assert run.why == "was interrupted"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 # ---- the README's sample
