@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from quotactl.operations.admin import Admin
     from quotactl.operations.close import Closing
     from quotactl.operations.verify import Verification
+    from quotactl.reports.explain import Explanation
 
 
 class Ledger:
@@ -121,6 +123,23 @@ class Ledger:
     def void(self, reservation_id: int) -> Settlement:
         """Free what was held. Repeated: already so."""
         return reserving.void(self.engine, reservation_id, self.now_ms())
+
+    def explain(
+        self, *, user: str, resource: str, amount: int = 1, at: datetime | str | None = None
+    ) -> Explanation:
+        """Why a request is decided as it is: every rule that could have had a say.
+
+        Now, or `at` a moment that is past or to come: an aware datetime, or a text such
+        as `18:00` or `2025-03-28 09:00`. Its `decision` is what `check` answers, or answered
+        then; None where what is needed was pruned, or the audit does not hold it. Writes
+        nothing. Raises InvalidInput for what can't be asked, NotFound for a resource that
+        there is not, or was not.
+        """
+        from quotactl.reports.explain import explain
+
+        return explain(
+            self.engine, self.now_ms(), user=user, resource=resource, amount=amount, at=at
+        )
 
     # ---- administering
 

@@ -1,4 +1,4 @@
-"""`quotactl report`: usage by user, tier, resource, day and hour; and who took most."""
+"""`quotactl report`: usage by user, tier, resource, day and hour; who took most; a throttle."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quotactl.cli import aftermath
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import parse_count
 from quotactl.cli.outcome import opened
@@ -131,6 +132,9 @@ def top(
             limit=10 if limit is None else parse_count(limit, 10),
         )
     this.emit(rows, columns=columns_of("user"), title=f"Most {by}, {_named(span)}")
+
+
+app.command("throttle")(aftermath.report)
 
 
 def _days(text: str | None) -> int | None:

@@ -19,17 +19,28 @@ def create(
     unit: Annotated[
         str | None, typer.Option("--unit", metavar="UNIT", help="What one of it is called.")
     ] = None,
+    capacity: Annotated[
+        str | None,
+        typer.Option("--capacity", metavar="N/PERIOD", help="What all users may have: 2M/day."),
+    ] = None,
     reason: Reason = None,
     ticket: Ticket = None,
 ) -> None:
     """Make a resource that can be counted.
 
+    A capacity is the most that all users together may have of it in a window, but for
+    protected ones. A policy file changes it.
+
     Examples:
       quotactl resource create image
-      quotactl resource create video --unit second
+      quotactl resource create video --unit second --capacity 2M/day
     """
     with opened() as q:
-        conclude(q.admin.create_resource(name, unit=unit, reason=reason, ticket=ticket))
+        conclude(
+            q.admin.create_resource(
+                name, unit=unit, capacity=capacity, reason=reason, ticket=ticket
+            )
+        )
 
 
 @app.command("list")
@@ -44,7 +55,7 @@ def list_resources(everything: All = False) -> None:
 
     with opened() as q:
         found = listing.resources(q.engine, everything=everything)
-        show(found, ["name", "unit", *(["retired_at"] if everything else [])])
+        show(found, ["name", "unit", "capacity", *(["retired_at"] if everything else [])])
 
 
 @app.command("delete")

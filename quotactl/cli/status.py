@@ -2,60 +2,130 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from quotactl.cli.invocation import Invocation, invocation
 from quotactl.cli.outcome import opened
+from quotactl.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from quotactl.api import Ledger
+
+# To the top left, and everything away.
+CLEAR = "\x1b[H\x1b[2J"
 
 
-def status() -> None:
-    """How things stand: today's units, what is in force, which days wait to be closed.
+def status(
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Again and again, until Ctrl-C; on a terminal.")
+    ] = False,
+    every: Annotated[
+        str | None, typer.Option("--every", metavar="DURATION", help="With --watch: else 2s.")
+    ] = None,
+) -> None:
+    """How things stand: today's units, what is in force and what it does, which days wait.
+
+    Denied counts repeated attempts. Foreseen is what was estimated when a throttle came on.
 
     Examples:
       quotactl status
-      quotactl status --json | jq .today
+      quotactl status --watch
+      quotactl status --json | jq '.throttles[].effect'
     """
+    this = invocation()
+    if not watch:
+        if every is not None:
+            raise InvalidInput("how often goes with --watch")
+        with opened() as ledger:
+            _show(this, ledger)
+        return
+    from quotactl.policy.notation import parse_duration
+
+    seconds = parse_duration(every or "2s") / 1000
+    if this.output != "table" or not sys.stdout.isatty():
+        raise InvalidInput("--watch needs a terminal", hint="without it, run it as often as needed")
+    with opened(notice=False) as ledger:
+        while True:
+            this.write(CLEAR)
+            _show(this, ledger)
+            sys.stdout.flush()
+            pause(seconds)
+
+
+def pause(seconds: float) -> None:
+    """Wait, until Ctrl-C."""
+    time.sleep(seconds)
+
+
+def _show(this: Invocation, ledger: Ledger) -> None:
     from quotactl.reports.status import left
     from quotactl.reports.status import status as report
 
-    this = invocation()
-    with opened() as ledger:
-        state = report(ledger.engine, ledger.now_ms())
+    state = report(ledger.engine, ledger.now_ms())
     if this.output != "table":
         this.emit(state)
         return
-    this.emit(
-        {
-            "ledger": state.name,
-            "day": f"{state.day} ({state.zone})",
-            "users": state.users,
-            "tiers": f"{state.tiers}, unknown users on {state.default_tier or 'none'}",
-            "enforcement": state.enforcement,
-            "closed": f"to {state.last_closed}" if state.last_closed else "nothing yet",
-            "waiting": f"{len(state.due)} days: quotactl reset daily" if state.due else "no day",
-        },
-        columns=["ledger", "day", "users", "tiers", "enforcement", "closed", "waiting"],
-    )
+    facts = {
+        "ledger": state.name,
+        "day": f"{state.day} ({state.zone})",
+        "users": state.users,
+        "tiers": f"{state.tiers}, unknown users on {state.default_tier or 'none'}",
+        "enforcement": state.enforcement,
+        "closed": f"to {state.last_closed}" if state.last_closed else "nothing yet",
+        "waiting": f"{len(state.due)} days: quotactl reset daily" if state.due else "no day",
+    }
+    if state.ended:
+        facts["ended"] = ", ".join(
+            f"{one.kind} {one.id}{f' ({one.name})' if one.name else ''} at "
+            f"{one.ended_at:%Y-%m-%d %H:%M}Z"
+            for one in state.ended
+        )
+    this.emit(facts, columns=list(facts))
     _gap(this)
     this.emit(
         state.today,
         columns=["resource", "requests", "used", "granted", "denied", "shadow_denied"],
         title="Today",
     )
-    in_force = [
-        {
-            "id": view.id,
-            "name": view.name,
-            "what": view.kind if view.value is None else f"{view.kind} {view.value}",
-            "tiers": "all" if view.tiers is None else ", ".join(view.tiers),
-            "resources": "all" if view.resources is None else ", ".join(view.resources),
-            "ends in": left(view, state.now),
-            "by": view.actor,
-            "reason": view.reason,
-        }
-        for view in (*state.throttles, *state.enforcement_switches)
-    ]
-    if in_force:
+    views = [*(now.view for now in state.throttles), *state.enforcement_switches]
+    if views:
+        from quotactl.operations.switches import describe
+
         _gap(this)
-        this.emit(in_force, title="In force")
+        this.emit(
+            [
+                {
+                    "id": view.id,
+                    "name": view.name,
+                    "what": describe(view),
+                    "since": f"{view.starts_at:%H:%M}Z",
+                    "ends in": left(view, state.now),
+                    "by": view.actor,
+                    "reason": view.reason,
+                }
+                for view in views
+            ],
+            title="In force",
+        )
+    if state.throttles:
+        _gap(this)
+        this.emit(
+            [
+                {
+                    "id": now.view.id,
+                    "requests": now.effect.requests,
+                    "units": now.effect.units,
+                    "units/h": now.effect.units_per_hour,
+                    "foreseen/h": now.effect.promised_per_hour,
+                }
+                for now in state.throttles
+            ],
+            title="Denied by it so far",
+        )
 
 
 def _gap(this: Invocation) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quotactl.cli import foresee
+from quotactl.cli import aftermath, foresee
 from quotactl.cli.invocation import invocation
 from quotactl.cli.levers import (
     AllowImpact,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quotactl.api import Ledger
+    from quotactl.ledger.views import SwitchView
     from quotactl.operations.impact import Impact
 
 app = typer.Typer()
@@ -130,6 +131,7 @@ def on(
 
 app.command("preview")(foresee.preview)
 app.command("solve")(foresee.solve)
+app.command("report")(aftermath.report)
 
 
 def guard(q: Ledger, *, allow_impact: bool) -> Callable[[Impact], None]:
@@ -151,7 +153,7 @@ def guard(q: Ledger, *, allow_impact: bool) -> Callable[[Impact], None]:
         if impact.all_resources:
             why.append("this is for every resource")
         if impact.share_percent > most:
-            about = f" (estimated from {impact.sampled})" if impact.estimated else ""
+            about = f" (estimated from {impact.sampled} counters)" if impact.estimated else ""
             why.append(
                 f"it cuts off {impact.cut_off} of {impact.active} active users at once, "
                 f"{impact.share_percent}%{about}"
@@ -286,6 +288,43 @@ def show_throttle(throttle: Throttle) -> None:
     """
     from quotactl.reports import listing
 
+    this = invocation()
     with opened() as q:
         found = listing.throttle_detail(q.engine, throttle, q.now_ms())
-        invocation().emit(worded(found, _WORDS))
+        facts = worded(found, _WORDS)
+        if this.output != "table":
+            this.emit(facts)
+            return
+        del facts["steps"]
+        this.emit({name: value for name, value in facts.items() if value not in (None, False)})
+        if found.steps:
+            this.write("\n")
+            this.emit(_time_line(found, q), title="Steps")
+
+
+def _time_line(view: SwitchView, q: Ledger) -> list[dict[str, str]]:
+    """The steps of a ramp and the end, one under the other, with where it is now."""
+    from quotactl.policy.notation import instant_text
+    from quotactl.policy.window import to_ms
+
+    with q.engine.reading() as book:
+        calendar = book.policy.calendar
+    rows = []
+    now = q.clock()
+    present = [step for step in view.steps if step.at <= now]
+    for step in view.steps:
+        is_now = view.state == "on" and bool(present) and step is present[-1]
+        what = "of the limits" if step.lifting else "of its number"
+        rows.append(
+            {
+                "from": instant_text(to_ms(step.at), calendar),
+                "step": f"{step.percent}%",
+                "": "#" * max(1, step.percent // 5),
+                "part": what if not (is_now and view.held_at) else f"{what}, held",
+                "now": "<- now" if is_now else "",
+            }
+        )
+    if view.ends_at is not None:
+        at = instant_text(to_ms(view.ends_at), calendar)
+        rows.append({"from": at, "step": "end", "": "", "part": "", "now": ""})
+    return rows

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from quotactl.ledger.entries import Changes, Entry, Reservation
 from quotactl.policy.model import (
@@ -22,6 +22,7 @@ from quotactl.policy.model import (
     Throttle,
     Tier,
 )
+from quotactl.policy.window import Window
 
 Row = dict[str, Any]
 
@@ -56,6 +57,53 @@ class StoredAccount:
 
     account: Account
     holds: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SoughtLimits:
+    """What the users of a tier (0: of none) may have of a resource, or one user of it.
+
+    `user_id` 0 are all of the tier but those who have a row of their own. `most` maps the
+    length of a period in minutes to units; without a day, that is unlimited.
+    """
+
+    resource_id: int
+    tier_id: int
+    user_id: int
+    most: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SoughtDay:
+    """One day of one resource under a throttle.
+
+    `on` is the part of it in which the throttle was in force; `week` and `month` are the
+    starts of the days of the week and month that it lies in. Users of other tiers than
+    `tier_ids` are left out.
+    """
+
+    resource_id: int
+    window: Window
+    on: Window
+    week: tuple[int, ...]
+    month: tuple[int, ...]
+    tier_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """Whom a throttle cost something: what `Reading.affected` looks for.
+
+    `units` says by what: `denied`, `shadow_denied` (of a drill, what it would have denied),
+    or `asked`: everybody who asked, whatever it cost them.
+    """
+
+    days: Sequence[SoughtDay]
+    limits: Sequence[SoughtLimits]
+    default_tier_id: int
+    units: Literal["denied", "shadow_denied", "asked"]
+    include_protected: bool
+    include_forgotten: bool = True
 
 
 class Reading(Protocol):
@@ -226,43 +274,21 @@ class Reading(Protocol):
         """Sums of hourly demand by `group`, a column, and resource."""
         ...
 
-    def sample_demand(
-        self, resource_id: int, day_ms: int, count: int, runs: int
-    ) -> tuple[list[tuple[int | None, int, int, int]], int]:
-        """(tier id, protected, used, asked) of about `count` users with demand on a day,
-        all of them if there are no more, and about how many there are."""
-        ...
+    def demand_of_rule(
+        self, kind: str, rule_id: int, starts_at_ms: int, reset_at_ms: int
+    ) -> list[Row]:
+        """Sums of what one rule decided between two hours' starts, by hour (`hour_ms`) and
+        tier (`tier_id`, 0 for none): `requests`, and units `denied` and `shadow_denied`.
 
-    # ---- what was
-
-    def newest_switches(self, count: int) -> list[Row]:
-        """The last so many rows of `switch`, newest first, whatever became of them."""
-        ...
-
-    def entries_of(
-        self, user_id: int, resource_id: int, from_ms: int, until_ms: int
-    ) -> Iterator[tuple[Entry, int]]:
-        """One user's entries for a resource from one moment to another, both included, each
-        with the time at which its units were taken: its own, or that of what it corrects.
-
-        No index leads to a user's entries: it looks at those of everybody, in the range
-        of ids that times within ten minutes of these have.
+        What a drill would have denied is under the drill's id, all of it `shadow_denied`.
         """
         ...
 
-    def tiers_charged(self, user_id: int, from_ms: int, until_ms: int) -> set[int | None]:
-        """The tiers that a user was on whenever they took something between two moments,
-        both excluded. Looks at the entries of everybody, as `entries_of` does."""
-        ...
-
-    def balances_at(self, grant_ids: Sequence[int], at_ms: int) -> dict[int, int]:
-        """What was left in grants at a moment after the checkpoint's; looks at every
-        movement that is kept."""
-        ...
-
-    def timed_out_at(self, user_id: int, resource_id: int, at_ms: int) -> dict[int, int]:
-        """A user's holds that were over at a moment and not settled by then (id to expiry);
-        looks at every reservation that is kept."""
+    def sample_demand(
+        self, resource_id: int, day_ms: int, runs: int, length: int
+    ) -> list[tuple[int | None, int, int, int, float]]:
+        """(tier id, protected, used, asked, weight) of at most `runs` times `length` users
+        with demand on a day; the weight is how many users each stands for."""
         ...
 
     # ---- foresight
@@ -325,6 +351,46 @@ class Reading(Protocol):
         """(hour start, tier id or 0, units asked for, units taken)."""
         ...
 
+    # ---- aftermath
+
+    def denied_by(
+        self, throttle_id: int, starts_at_ms: int, reset_at_ms: int, *, drill: bool
+    ) -> list[tuple[int, int, int, int, int]]:
+        """(hour start, resource id, tier id, requests, units) that a throttle denied between
+        two hours' starts, or as a drill would have denied."""
+        ...
+
+    def pruned_days(self, starts: Sequence[int]) -> list[int]:
+        """Those of these days that had counters when they were closed, and have none now."""
+        ...
+
+    def overrides_between(
+        self, resource_ids: Sequence[int], starts: Sequence[int], from_ms: int, until_ms: int
+    ) -> list[Row]:
+        """Overrides that held at any time between two moments, with `tier_id` and `protected`
+        of their users, but only of users with a counter on one of these days."""
+        ...
+
+    def affected(self, sought: Sought) -> AbstractContextManager[None]:
+        """Work out whom a throttle cost something; inside the block the next four answer.
+
+        Per day and user min(demand, limit) - min(used, limit), where demand is used and
+        denied, for every window of a limit of theirs: of several windows the least.
+        """
+        ...
+
+    def affected_by(self, column: str) -> list[tuple[int, int, int, int]]:
+        """(resource id, `tier_id` or `starts_at_ms`, users, units) of those it cost something."""
+        ...
+
+    def affected_in_all(self) -> tuple[int, int]:
+        """Users, each once, and units."""
+        ...
+
+    def most_affected(self, count: int) -> list[Row]:
+        """Users and resources with the highest cost first; those met first before others."""
+        ...
+
     # ---- closing and verifying
 
     def day_totals(self, starts_at_ms: int, reset_at_ms: int) -> dict[str, int]:
@@ -333,6 +399,10 @@ class Reading(Protocol):
 
     def timed_out(self, now_ms: int, count: int) -> list[int]:
         """Reservations that are pending and over, at most `count`."""
+        ...
+
+    def timed_out_of(self, resource_id: int, now_ms: int, count: int) -> list[int]:
+        """The same of one resource, in no order."""
         ...
 
     def last_entry_before(self, cutoff_ms: int) -> int:
@@ -392,6 +462,19 @@ class Writing(Reading, Protocol):
 
     def put_users(self, pairs: Iterable[tuple[str, int]], now_ms: int) -> tuple[int, int]:
         """Put users on tiers by (name, tier id); returns how many were new and how many moved."""
+        ...
+
+    def add_grants(
+        self,
+        *,
+        amount: int,
+        priority: int,
+        now_ms: int,
+        expires_at_ms: int | None,
+        audit_id: int,
+    ) -> int:
+        """Give each user in the block of `affected` a grant of each resource there, with its
+        entry; returns how many."""
         ...
 
     def mark_expired(self, table: str, end: str, until_ms: int) -> int:

@@ -15,10 +15,12 @@ from quotactl.ledger.values import View
 
 @dataclass(frozen=True)
 class ResourceView(View):
-    """What is counted; `unit` is what one of it is called."""
+    """What is counted; `unit` is what one of it is called, `capacity` the most that all
+    users together may have of it: `2000000/day`."""
 
     name: str
     unit: str | None
+    capacity: str | None = None
     retired_at: datetime | None = None
 
 
@@ -180,8 +182,9 @@ class AuditView(View):
 class Outcome:
     """What an administrative act did.
 
-    `changed` False: it was so already. `message` is one line for people. `item`
-    is what was made or changed, as its view shows it.
+    `changed` False: it was so already. `message` is for people: one line, of a preset one
+    more for each thing that it switches. `item` is what was made or changed, as its view
+    shows it.
     """
 
     changed: bool

@@ -9,12 +9,16 @@ from quotactl.operations.administer import Catalogue
 from quotactl.operations.apply import PolicyFiles
 from quotactl.operations.emergency import Emergency
 from quotactl.operations.enforcement import EnforcementActs
+from quotactl.operations.make_good import MakeGood
 from quotactl.operations.people import People
+from quotactl.operations.presets import PresetActs
 from quotactl.operations.reset import Reset
 from quotactl.policy.window import to_ms
 
 
-class Admin(Catalogue, People, Emergency, EnforcementActs, Reset, PolicyFiles):
+class Admin(
+    Catalogue, People, MakeGood, Emergency, EnforcementActs, PresetActs, Reset, PolicyFiles
+):
     """Every act is one transaction with its audit row; see the classes it is made of."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,12 @@ from quotactl.errors import Conflict, InvalidInput
 from quotactl.ledger.engine import Reading, Row
 from quotactl.ledger.views import Outcome, ResourceView, SettingView, TierView
 from quotactl.operations.acts import Act, Acts
+from quotactl.operations.switches import switches_moved
+from quotactl.policy.levers import Preset, one_limit, preset_table, read_preset
 from quotactl.policy.model import Limit, Policy, Tier
 from quotactl.policy.notation import check_name, check_unit, limit_text, parse_limit
 from quotactl.policy.settings import SETTINGS, setting_named, value_of
-from quotactl.policy.window import from_ms
+from quotactl.policy.window import from_ms, moment_of, period_of_length
 
 
 class Catalogue(Acts):
@@ -25,23 +28,37 @@ class Catalogue(Acts):
         name: str,
         *,
         unit: str | None = None,
+        capacity: str | None = None,
         reason: str | None = None,
         ticket: str | None = None,
     ) -> Outcome:
-        """Make a resource that can be counted. `unit` is what one of it is called."""
+        """Make a resource that can be counted. `unit` is what one of it is called,
+        `capacity` (`2M/day`) the most that all users together may have of it."""
         check_name(name, "resource")
         if unit is not None:
             check_unit(unit)
+        most = None if capacity is None else one_limit("capacity", capacity)
         with self._act(reason=reason, ticket=ticket) as act:
             present = act.book.policy.resources_by_name.get(name)
             if present is not None:
                 if unit not in (None, present.unit):
                     raise Conflict(f"resource {name!r} exists, with the unit {present.unit!r}")
-                item = ResourceView(name, present.unit).to_dict()
+                if most not in (None, present.capacity):
+                    what = f"the capacity {present.capacity}" if present.capacity else "no capacity"
+                    raise Conflict(
+                        f"resource {name!r} exists, with {what}",
+                        hint="a policy file changes it: quotactl policy apply -f FILE",
+                    )
+                (row,) = act.book.rows("resource", {"id": present.id})
+                item = resource_view(row).to_dict()
                 return Outcome(False, f"resource {name} exists already", item)
-            add_resource(act, name, unit)
-            act.record("resource.create", subject=name, after={"unit": unit})
-            return Outcome(True, f"resource {name} made", ResourceView(name, unit).to_dict())
+            add_resource(act, name, unit, most)
+            after = {"unit": unit}
+            if most is not None:
+                after["capacity"] = str(most)
+            act.record("resource.create", subject=name, after=after)
+            (row,) = act.book.rows("resource", {"name": name, "retired_at_ms": None})
+            return Outcome(True, f"resource {name} made", resource_view(row).to_dict())
 
     def delete_resource(
         self, name: str, *, reason: str | None = None, ticket: str | None = None
@@ -49,8 +66,7 @@ class Catalogue(Acts):
         """Retire a resource: its history stays, nothing more is decided for it."""
         with self._act(reason=reason, ticket=ticket) as act:
             if already := _retired(act, "resource", name):
-                at = from_ms(already["retired_at_ms"])
-                item = ResourceView(name, already["unit"], at).to_dict()
+                item = resource_view(already).to_dict()
                 return Outcome(False, f"resource {name} is retired already", item)
             resource = act.resource(name)
             before = {t.name: limit_text(t.limits[resource.id]) for t in _listing(act, resource.id)}
@@ -58,8 +74,10 @@ class Catalogue(Acts):
             act.record(
                 "resource.delete", subject=name, before={"unit": resource.unit, "limits": before}
             )
-            item = ResourceView(name, resource.unit, from_ms(act.now_ms)).to_dict()
-            return Outcome(True, f"resource {name} retired; its history stays", item)
+            (row,) = act.book.rows("resource", {"id": resource.id})
+            named = _named_by(act, resource=name)
+            message = f"resource {name} retired; its history stays{named}"
+            return Outcome(True, message, resource_view(row).to_dict())
 
     # ---- tiers
 
@@ -139,7 +157,8 @@ class Catalogue(Acts):
             act.record("tier.delete", subject=name, before=before, after=after)
             item = TierView(name, False, tier.protected, {}, from_ms(act.now_ms)).to_dict()
             moved = f"; {users} moved to {move_to}" if users else ""
-            return Outcome(True, f"tier {name} retired; its history stays{moved}", item)
+            named = _named_by(act, tier=name)
+            return Outcome(True, f"tier {name} retired; its history stays{moved}{named}", item)
 
     def set_default_tier(
         self, name: str, *, reason: str | None = None, ticket: str | None = None
@@ -298,10 +317,20 @@ class Catalogue(Acts):
 # ---- steps that the policy file takes too; the caller records them
 
 
-def add_resource(act: Act, name: str, unit: str | None) -> None:
+def add_resource(act: Act, name: str, unit: str | None, capacity: Limit | None) -> None:
     """Insert a resource."""
-    act.book.insert("resource", {"name": name, "unit": unit, "created_at_ms": act.now_ms})
+    act.book.insert(
+        "resource",
+        {"name": name, "unit": unit, "created_at_ms": act.now_ms, **_capacity(capacity)},
+    )
     act.book.touch_policy()
+
+
+def set_capacity(act: Act, name: str, capacity: Limit | None) -> None:
+    """Set the most that all users together may have of a resource, or lift it."""
+    act.book.update("resource", {"name": name, "retired_at_ms": None}, _capacity(capacity))
+    # Sums of everybody that are no longer kept up must not be there if they are wanted again.
+    switches_moved(act)
 
 
 def retire_resource(act: Act, name: str) -> None:
@@ -341,6 +370,25 @@ def set_protected(act: Act, name: str, *, protected: bool) -> None:
     act.book.touch_policy()
 
 
+def presets_of(book: Reading) -> dict[str, Preset]:
+    """The presets that there are, by name."""
+    return {
+        row["name"]: read_preset(row["name"], json.loads(row["definition"]))
+        for row in book.rows("preset", order="name")
+    }
+
+
+def put_preset(act: Act, name: str, preset: Preset | None) -> None:
+    """Store a preset in place of one of the same name; None removes it.
+
+    What came on with it before stays as it is until it ends.
+    """
+    act.book.delete("preset", {"name": name})
+    if preset is not None:
+        definition = json.dumps(preset_table(preset), ensure_ascii=False)
+        act.book.insert("preset", {"name": name, "definition": definition})
+
+
 def put_limits(act: Act, tier_id: int, resource_id: int, limits: Sequence[Limit]) -> None:
     """Replace a tier's limits for a resource; none takes it off the tier."""
     act.book.delete("tier_limit", {"tier_id": tier_id, "resource_id": resource_id})
@@ -375,6 +423,14 @@ def tier_view(policy: Policy, tier: Tier) -> TierView:
     return TierView(tier.name, policy.default_tier_id == tier.id, tier.protected, limits)
 
 
+def resource_view(row: Row) -> ResourceView:
+    """A row of `resource` as people see it."""
+    capacity = None
+    if row["capacity_max"] is not None:
+        capacity = str(Limit(period_of_length(row["capacity_period"]), row["capacity_max"]))
+    return ResourceView(row["name"], row["unit"], capacity, moment_of(row["retired_at_ms"]))
+
+
 def setting_view(stored: Mapping[str, str], key: str) -> SettingView:
     """A setting as people see it."""
     setting = SETTINGS[key]
@@ -393,6 +449,31 @@ def _retired(act: Act, table: str, name: str) -> Row | None:
     if not rows or any(row["retired_at_ms"] is None for row in rows):
         return None
     return rows[-1]
+
+
+def _capacity(capacity: Limit | None) -> Row:
+    if capacity is None:
+        return {"capacity_max": None, "capacity_period": None}
+    return {
+        "capacity_max": capacity.amount_max,
+        "capacity_period": capacity.period.length_min,
+    }
+
+
+def _named_by(act: Act, *, tier: str | None = None, resource: str | None = None) -> str:
+    """What to say of presets that can't come on any more without a tier or resource."""
+    names = [
+        name
+        for name, preset in presets_of(act.book).items()
+        if tier in preset.tiers or resource in preset.resources
+    ]
+    if not names:
+        return ""
+    one = len(names) == 1
+    return (
+        f"; preset{'' if one else 's'} {', '.join(names)} name{'s' if one else ''} it and can't "
+        "come on until the policy file is changed"
+    )
 
 
 def _listing(act: Act, resource_id: int) -> list[Tier]:

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from quotactl.errors import Conflict, InvalidInput
+from quotactl.ledger.engine import Reading
 from quotactl.operations.acts import Act, Acts
 from quotactl.operations.administer import (
     add_resource,
     add_tier,
     make_default,
+    presets_of,
     put_limits,
+    put_preset,
     retire_resource,
     retire_tier,
+    set_capacity,
     set_protected,
 )
 from quotactl.policy.plan import Change, Plan, differences, plan_of, read_plan, to_toml
@@ -65,13 +69,13 @@ class PolicyFiles(Acts):
     def export_policy(self) -> str:
         """The policy in force, as a policy file."""
         with self._engine.reading() as book:
-            return to_toml(plan_of(book.policy))
+            return to_toml(_present(book))
 
     def diff_policy(self, text: str) -> Applied:
         """What applying a file's text would change."""
         plan = read_policy_file(text)
         with self._engine.reading() as book:
-            return Applied(differences(plan_of(book.policy), plan), applied=False)
+            return Applied(differences(_present(book), plan), applied=False)
 
     def apply_policy(
         self,
@@ -94,13 +98,17 @@ class PolicyFiles(Acts):
             # Not inside the transaction: a person may take long to answer.
             approve(seen.changes)
         with self._act(reason=reason, ticket=ticket) as act:
-            present = plan_of(act.book.policy)
+            present = _present(act.book)
             changes = differences(present, plan)
             if changes != seen.changes:
                 raise Conflict("the policy was changed meanwhile", hint="look again and repeat")
             _bring_about(act, present, plan)
             act.record("policy.apply", after={"changes": [change.to_dict() for change in changes]})
         return Applied(changes, applied=True)
+
+
+def _present(book: Reading) -> Plan:
+    return plan_of(book.policy, presets_of(book))
 
 
 def _bring_about(act: Act, present: Plan, wanted: Plan) -> None:
@@ -113,12 +121,16 @@ def _bring_about(act: Act, present: Plan, wanted: Plan) -> None:
             )
         book.update("ledger", {"id": 1}, {"zone": wanted.zone})
         book.touch_policy()
-    for name, unit in wanted.resources.items():
-        if name not in present.resources:
-            add_resource(act, name, unit)
-        elif unit != present.resources[name]:
-            book.update("resource", {"name": name, "retired_at_ms": None}, {"unit": unit})
+    for name, resource in wanted.resources.items():
+        was = present.resources.get(name)
+        if was is None:
+            add_resource(act, name, resource.unit, resource.capacity)
+            continue
+        if resource.unit != was.unit:
+            book.update("resource", {"name": name, "retired_at_ms": None}, {"unit": resource.unit})
             book.touch_policy()
+        if resource.capacity != was.capacity:
+            set_capacity(act, name, resource.capacity)
     for name, tier in wanted.tiers.items():
         if name not in present.tiers:
             add_tier(act, name, protected=tier.protected)
@@ -150,3 +162,6 @@ def _bring_about(act: Act, present: Plan, wanted: Plan) -> None:
             limits = wanted_limits.get(resource_id, ())
             if limits != row.limits.get(resource_id, ()):
                 put_limits(act, row.id, resource_id, limits)
+    for name in {**present.presets, **wanted.presets}:
+        if present.presets.get(name) != wanted.presets.get(name):
+            put_preset(act, name, wanted.presets.get(name))

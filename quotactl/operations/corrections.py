@@ -16,6 +16,10 @@ from quotactl.policy.model import Account, Resource
 from quotactl.policy.notation import check_amount, check_id, instant_text
 from quotactl.policy.resolve import resolve
 
+HOLDS_MAX = 500
+"""How many holds that timed out one transaction frees for the sums of everybody. The next
+frees more: until then less is allowed than could be, rather than all wait for one."""
+
 
 @dataclass(slots=True)
 class Taken:
@@ -35,6 +39,8 @@ class Corrections(Workspace):
     def __init__(self, book: Reading) -> None:
         super().__init__(book)
         self._taken: dict[int, Taken] = {}
+        # The resources whose holds that timed out are free, as far as all of them go.
+        self._freed: set[int] = set()
 
     def refund(
         self,
@@ -176,6 +182,11 @@ class Corrections(Workspace):
         account, holds = found
         self._load_windows(account, now_ms)
         self._load_totals(account, now_ms)
+        if resource.id in self._totals and resource.id not in self._freed:
+            # They are in the sums of everybody, whoever held them.
+            self._freed.add(resource.id)
+            for hold_id in self.book.timed_out_of(resource.id, now_ms, HOLDS_MAX):
+                self.expire(hold_id, now_ms)
         if holds:
             for hold_id in [h for h, expires_at_ms in holds.items() if expires_at_ms <= now_ms]:
                 self.expire(hold_id, now_ms)

@@ -432,6 +432,16 @@ def in_the_way(
     return found
 
 
+def is_of(book: Reading, switch: Row, wanted: Lever, *, drill: bool = False) -> bool:
+    """Whether a throttle's row is what a lever puts on, but for its ramp and its end."""
+    values = _values(wanted, drill=drill)
+    return (
+        switch["kind"] in THROTTLE_KINDS
+        and all(switch[field] == values[field] for field in _SAME)
+        and book.scope_of(switch) == wanted.scope(book.policy)
+    )
+
+
 def _values(wanted: Lever, *, drill: bool) -> Row:
     return {
         "kind": "cap" if wanted.kind == "total" else wanted.kind,

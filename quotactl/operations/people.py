@@ -335,10 +335,7 @@ class People(Acts):
     ) -> Outcome:
         """Give a user units beyond their limits. Lower priorities burn first."""
         check_amount(amount)
-        if isinstance(priority, bool) or not isinstance(priority, int):
-            raise InvalidInput(f"priority {priority!r} is not a whole number")
-        if abs(priority) > PRIORITY_MAX:
-            raise InvalidInput(f"priority {priority} is out of range")
+        check_priority(priority)
         with self._act(reason=reason, ticket=ticket, why_needed="a grant") as act:
             what = act.resource(resource)
             expires_at_ms = act.end(duration=duration, until=until)
@@ -399,6 +396,14 @@ class People(Acts):
             view = grant_view(act.book, revoked, act.now_ms)
             message = f"grant {grant_id} of {view.user} revoked; {left} of {view.amount} were left"
             return Outcome(True, message, view.to_dict())
+
+
+def check_priority(priority: object) -> None:
+    """InvalidInput for what can't be a grant's priority."""
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise InvalidInput(f"priority {priority!r} is not a whole number")
+    if abs(priority) > PRIORITY_MAX:
+        raise InvalidInput(f"priority {priority} is out of range")
 
 
 def _move(act: Act, kind: Kind, user: Row, resource_id: int, grant_id: int, amount: int) -> None:

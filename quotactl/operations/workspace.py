@@ -16,6 +16,9 @@ from quotactl.policy.notation import could_be_an_id, instant_text
 from quotactl.policy.resolve import resolve, totalled, totalled_since
 from quotactl.policy.window import DAY_LENGTH_MIN, MINUTE_MS, Period, Window
 
+CLOCKS_APART_MS = 10 * MINUTE_MS
+"""By how much the clocks of two processes may differ, where their moments are compared."""
+
 
 class Workspace:
     """Accounts, entries and changes of one transaction. Nothing is written until `store()`."""
@@ -53,6 +56,11 @@ class Workspace:
         if found is None:
             stored = self.book.load_account(user, resource)
             account = stored.account
+            if account.balances:
+                # A time-out in this batch may have given back to them already.
+                for _, grant_id, units in self.changes.movements:
+                    if grant_id in account.balances:
+                        account.balances[grant_id] += units
             if not account.known and user in self._user_ids:
                 # Met in this batch already, with another resource.
                 account.user_id, account.known = self._user_ids[user], True
@@ -132,8 +140,8 @@ class Workspace:
             # Whole hours of the zone's days, which is how demand is kept.
             return self.book.demand_by_tier(resource.id, start, end)
         since_ms = totalled_since(self.policy, resource, length_min)
-        if since_ms is not None and since_ms <= start:
-            # It has been counted since before this window began.
+        if since_ms is not None and since_ms + CLOCKS_APART_MS <= start:
+            # It has been counted since before this window began, by any clock.
             return {}
         return self.book.taken_by_tier(resource.id, start, end)
 

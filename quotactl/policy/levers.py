@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +100,20 @@ class Preset:
     throttles: tuple[Lever, ...]
     enforcement: EnforcementLever | None = None
 
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """Every resource that it names."""
+        return tuple(dict.fromkeys(name for one in self._levers for name in one.resources))
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """Every tier that it names."""
+        return tuple(dict.fromkeys(name for one in self._levers for name in one.tiers))
+
+    @property
+    def _levers(self) -> tuple[Lever | EnforcementLever, ...]:
+        return (*self.throttles, *(() if self.enforcement is None else (self.enforcement,)))
+
 
 def lever(
     *,
@@ -145,7 +160,7 @@ def lever(
         check_text(message, "message", length_max=MESSAGE_LENGTH_MAX)
     limit = percent = None
     if cap is not None or total is not None:
-        limit = _one_limit("cap" if total is None else "total", cap if total is None else total)
+        limit = one_limit("cap" if total is None else "total", cap if total is None else total)
     elif scale is not None:
         percent = parse_percent(scale) if isinstance(scale, str) else _whole("scale", scale, 100)
     if floor is not None:
@@ -198,6 +213,62 @@ def scope_of(policy: Policy, resources: Sequence[str], tiers: Sequence[str]) -> 
     )
 
 
+# ---- in words
+
+
+def lever_text(one: Lever) -> str:
+    """What a throttle does: `cap 3/day for tier free, image`."""
+    what = one.kind
+    if one.limit is not None:
+        what += f" {one.limit}"
+    elif one.percent is not None:
+        what += f" {one.percent}%"
+    if one.floor is not None:
+        what += f" but at least {one.floor}"
+    extras = []
+    if one.ramp:
+        steps = ", ".join(f"{part}%" for part in one.ramp)
+        extras.append(f"in steps {steps}, {duration_text(one.every_ms)} each")
+    if one.freeze_grants and one.kind != "deny":
+        extras.append("grants frozen")
+    if one.include_protected:
+        extras.append("protected ones too")
+    extra = f" ({'; '.join(extras)})" if extras else ""
+    return f"{what} for {_whom(one)}{extra}"
+
+
+def mode_text(mode: EnforcementLever) -> str:
+    """What an enforcement mode does: `enforcement shadow for tier free, all resources`."""
+    return f"enforcement {mode.mode} for {_whom(mode)}"
+
+
+def preset_text(preset: Preset) -> str:
+    """A preset in one line, whole: two that differ read differently."""
+    parts = []
+    for one in preset.throttles:
+        text = lever_text(one)
+        if one.duration_ms is not None:
+            text += f", for {duration_text(one.duration_ms)}"
+        if one.name is not None:
+            text += f", named {one.name}"
+        if one.message is not None:
+            text += f", saying {json.dumps(one.message, ensure_ascii=False)}"
+        parts.append(text)
+    if preset.enforcement is not None:
+        text = mode_text(preset.enforcement)
+        if preset.enforcement.duration_ms is not None:
+            text += f", for {duration_text(preset.enforcement.duration_ms)}"
+        parts.append(text)
+    return "; ".join(parts)
+
+
+def _whom(one: Lever | EnforcementLever) -> str:
+    # No comma between names: where the tiers end and the resources begin must be seen.
+    tiers = f"tier {' and '.join(one.tiers)}" if one.tiers else "all tiers"
+    resources = " and ".join(one.resources) if one.resources else "all resources"
+    return f"{tiers}, {resources}"
+
+
 # ---- in a policy file
 
 _LEVER_KEYS = (
@@ -222,10 +293,18 @@ def read_preset(name: str, table: Mapping[str, Any]) -> Preset:
         enforcement = _read_enforcement(f"{where}.enforcement", table["enforcement"])
     if not rows and enforcement is None:
         raise InvalidInput(f"{where} does nothing", hint=f"[[{where}.throttle]]")
-    return Preset(
-        tuple(_read_lever(f"{where}.throttle", row) for row in rows),
-        enforcement,
-    )
+    throttles: list[Lever] = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            one = _read_lever(f"{where}.throttle", row)
+            _check_apart(f"{where}.throttle", one, throttles)
+        except InvalidInput as error:
+            if len(rows) == 1:
+                raise
+            which = f"{error.message} (throttle {number} of {len(rows)})"
+            raise InvalidInput(which, hint=error.hint) from None
+        throttles.append(one)
+    return Preset(tuple(throttles), enforcement)
 
 
 def preset_table(preset: Preset) -> dict[str, Any]:
@@ -234,10 +313,30 @@ def preset_table(preset: Preset) -> dict[str, Any]:
     if preset.enforcement is not None:
         mode = preset.enforcement
         facts = {"mode": mode.mode, "resource": mode.resources, "tier": mode.tiers}
-        table["enforcement"] = _plain(facts, mode.duration_ms)
+        plain = _plain(facts, mode.duration_ms)
+        table["enforcement"] = mode.mode if plain == {"mode": mode.mode} else plain
     if preset.throttles:
         table["throttle"] = [_lever_table(one) for one in preset.throttles]
     return table
+
+
+def _check_apart(where: str, one: Lever, others: Sequence[Lever]) -> None:
+    """Refuse two throttles of a preset that would be in each other's way."""
+    for other in others:
+        if one.name is not None and one.name == other.name:
+            raise InvalidInput(f"{where}.name {one.name!r} is taken by another of this preset")
+        if _place(one) == _place(other):
+            raise InvalidInput(
+                f"{where} is for the same as another of this preset: "
+                f"{lever_text(one)}, and {lever_text(other)}",
+                hint="one for the same tiers, resources, kind and period",
+            )
+
+
+def _place(one: Lever) -> tuple[object, ...]:
+    """What only one throttle at a time can have: its targets, kind and period."""
+    period = None if one.limit is None else one.limit.period
+    return one.kind, period, frozenset(one.resources), frozenset(one.tiers)
 
 
 def _lever_table(one: Lever) -> dict[str, Any]:
@@ -263,7 +362,8 @@ def _plain(facts: dict[str, Any], duration_ms: int | None) -> dict[str, Any]:
     return {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in facts.items()
-        if value not in (None, (), False)
+        # Not `in (None, (), False)`: a floor of 0 equals False.
+        if value is not None and value is not False and value != ()
     }
 
 
@@ -275,25 +375,34 @@ def _read_lever(where: str, row: Mapping[str, Any]) -> Lever:
     for key in ("name", "cap", "total", "scale", "ramp", "every", "message", "for"):
         if not isinstance(row.get(key, ""), str):
             raise InvalidInput(f"{where}.{key} is not a text")
+    if not isinstance(row.get("floor", ""), int | str):
+        raise InvalidInput(f"{where}.floor is neither a number nor a text", hint="such as 1 or 40k")
+    duration_ms = _read_duration(f"{where}.for", row)
     try:
-        return lever(
+        one = lever(
             deny=row.get("deny", False),
             cap=row.get("cap"),
             total=row.get("total"),
             scale=row.get("scale"),
             floor=row.get("floor"),
-            resources=_names(row.get("resource", []), "resource"),
-            tiers=_names(row.get("tier", []), "tier"),
+            resources=_names(row, "resource"),
+            tiers=_names(row, "tier"),
             name=row.get("name"),
             ramp=row.get("ramp"),
             every=row.get("every"),
             freeze_grants=row.get("freeze_grants", False),
             include_protected=row.get("include_protected", False),
             message=row.get("message"),
-            duration_ms=parse_duration(row["for"]) if "for" in row else None,
+            duration_ms=duration_ms,
         )
     except InvalidInput as error:
         raise InvalidInput(f"{where}: {error.message}", hint=error.hint) from None
+    if one.ramp and duration_ms is not None and duration_ms <= one.ramp_ms - one.every_ms:
+        raise InvalidInput(
+            f"{where}.for {duration_text(duration_ms)} ends before the ramp's last step",
+            hint=f"the ramp takes {duration_text(one.ramp_ms)}",
+        )
+    return one
 
 
 def _read_enforcement(where: str, found: Any) -> EnforcementLever:
@@ -304,15 +413,23 @@ def _read_enforcement(where: str, found: Any) -> EnforcementLever:
     mode: Any = table.get("mode")
     if mode not in ("shadow", "off"):
         raise InvalidInput(f"{where} {shown(mode)} is not known", hint="shadow or off")
-    duration = table.get("for")
-    if not isinstance(duration, str | None):
-        raise InvalidInput(f"{where}.for is not a text", hint="such as 2h")
-    return EnforcementLever(
-        mode,
-        tuple(_names(table.get("resource", []), "resource")),
-        tuple(_names(table.get("tier", []), "tier")),
-        None if duration is None else parse_duration(duration),
-    )
+    duration_ms = _read_duration(f"{where}.for", table)
+    try:
+        resources, tiers = _names(table, "resource"), _names(table, "tier")
+    except InvalidInput as error:
+        raise InvalidInput(f"{where}: {error.message}", hint=error.hint) from None
+    return EnforcementLever(mode, resources, tiers, duration_ms)
+
+
+def _read_duration(where: str, table: Mapping[str, Any]) -> int | None:
+    if "for" not in table:
+        return None
+    if not isinstance(table["for"], str):
+        raise InvalidInput(f"{where} is not a text", hint="such as 2h")
+    try:
+        return parse_duration(table["for"])
+    except InvalidInput as error:
+        raise InvalidInput(f"{where}: {error.message}", hint=error.hint) from None
 
 
 def _known(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
@@ -324,14 +441,22 @@ def _known(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
             )
 
 
-def _names(found: Any, what: str) -> list[str]:
+def _names(table: Mapping[str, Any], what: str) -> tuple[str, ...]:
+    """One name or several; none at all where the key is left out."""
+    if what not in table:
+        return ()
+    found = table[what]
     names = [found] if isinstance(found, str) else found
     if not isinstance(names, list):
         raise InvalidInput(f"{what} is neither a name nor a list of names")
-    return [check_name(name, what) for name in names]
+    if not names:
+        # Who writes an empty list hardly means everybody.
+        raise InvalidInput(f"{what} names none", hint=f"leave {what} out for all of them")
+    return tuple(dict.fromkeys(check_name(name, what) for name in names))
 
 
-def _one_limit(what: str, text: Any) -> Limit:
+def one_limit(what: str, text: Any) -> Limit:
+    """A text as the one ceiling that it is: `3/day`, not several and not `unlimited`."""
     limits = parse_limit(text)
     if len(limits) != 1 or limits[0].amount_max is None:
         raise InvalidInput(f"{what} {text!r} is not one ceiling", hint="such as 3/day")

@@ -6,12 +6,21 @@ A policy file is complete: what it leaves out is removed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from quotactl.errors import InvalidInput
+from quotactl.policy.levers import Preset, one_limit, preset_table, preset_text, read_preset
 from quotactl.policy.model import Limit, Policy
 from quotactl.policy.notation import check_name, check_unit, limit_text, parse_limit, shown
+
+
+@dataclass(frozen=True, slots=True)
+class ResourcePlan:
+    """A resource in a policy file; `capacity` is the most that all users may have of it."""
+
+    unit: str | None = None
+    capacity: Limit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +37,9 @@ class Plan:
 
     zone: str | None
     default_tier: str | None
-    resources: Mapping[str, str | None]
+    resources: Mapping[str, ResourcePlan]
     tiers: Mapping[str, TierPlan]
+    presets: Mapping[str, Preset] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +60,13 @@ class Change:
         }
 
 
-def plan_of(policy: Policy) -> Plan:
-    """A policy in force, as a file would say it."""
+def plan_of(policy: Policy, presets: Mapping[str, Preset]) -> Plan:
+    """A policy in force, and the presets beside it, as a file would say it."""
     default = policy.default_tier
     return Plan(
         zone=policy.zone,
         default_tier=None if default is None else default.name,
-        resources={r.name: r.unit for r in policy.resources.values()},
+        resources={r.name: ResourcePlan(r.unit, r.capacity) for r in policy.resources.values()},
         tiers={
             tier.name: TierPlan(
                 tier.protected,
@@ -68,21 +78,20 @@ def plan_of(policy: Policy) -> Plan:
             )
             for tier in policy.tiers.values()
         },
+        presets=presets,
     )
 
 
 def read_plan(document: Mapping[str, Any]) -> Plan:
     """A policy file's content, checked; InvalidInput names the key that is wrong."""
-    _known(document, {"zone", "default_tier", "resource", "tier"}, "")
+    _known(document, {"zone", "default_tier", "resource", "tier", "preset"}, "")
     zone = document.get("zone")
     if zone is not None and not isinstance(zone, str):
         raise InvalidInput(f"zone {shown(zone)} is not a name")
-    resources: dict[str, str | None] = {}
+    resources: dict[str, ResourcePlan] = {}
     for name, table in _tables(document, "resource", ""):
         check_name(name, "resource")
-        _known(table, {"unit"}, f"resource.{name}.")
-        unit = table.get("unit")
-        resources[name] = None if unit is None else check_unit(unit, f"resource.{name}.unit")
+        resources[name] = _read_resource(name, table)
     tiers: dict[str, TierPlan] = {}
     for name, table in _tables(document, "tier", ""):
         check_name(name, "tier")
@@ -94,7 +103,12 @@ def read_plan(document: Mapping[str, Any]) -> Plan:
         raise InvalidInput(f"default_tier {shown(default_tier)} is not a tier of this file")
     if tiers and default_tier is None:
         raise InvalidInput("default_tier is missing", hint="name the tier of unknown users")
-    return Plan(zone, default_tier, resources, tiers)
+    presets: dict[str, Preset] = {}
+    for name, table in _tables(document, "preset", ""):
+        presets[name] = read_preset(name, table)
+        _check_named(name, "resource", presets[name].resources, resources)
+        _check_named(name, "tier", presets[name].tiers, tiers)
+    return Plan(zone, default_tier, resources, tiers, presets)
 
 
 def differences(present: Plan, wanted: Plan) -> tuple[Change, ...]:
@@ -113,9 +127,11 @@ def differences(present: Plan, wanted: Plan) -> tuple[Change, ...]:
         compare("default_tier", present.default_tier, wanted.default_tier)
     for name in _both(present.resources, wanted.resources):
         key = f"resource.{quoted(name)}"
-        before = present.resources[name] or "" if name in present.resources else None
-        after = wanted.resources[name] or "" if name in wanted.resources else None
-        compare(key, before, after)
+        was, now = present.resources.get(name), wanted.resources.get(name)
+        compare(
+            key, None if was is None else was.unit or "", None if now is None else now.unit or ""
+        )
+        compare(f"{key}.capacity", _capacity_text(was), _capacity_text(now))
     for name in _both(present.tiers, wanted.tiers):
         key = f"tier.{quoted(name)}"
         old, new = present.tiers.get(name), wanted.tiers.get(name)
@@ -128,6 +144,12 @@ def differences(present: Plan, wanted: Plan) -> tuple[Change, ...]:
                 limit_text(old_limits[resource]) if resource in old_limits else None,
                 limit_text(new_limits[resource]) if resource in new_limits else None,
             )
+    for name in _both(present.presets, wanted.presets):
+        compare(
+            f"preset.{quoted(name)}",
+            preset_text(present.presets[name]) if name in present.presets else None,
+            preset_text(wanted.presets[name]) if name in wanted.presets else None,
+        )
     return tuple(changes)
 
 
@@ -138,10 +160,12 @@ def to_toml(plan: Plan) -> str:
         lines.append(f"zone = {_string(plan.zone)}")
     if plan.default_tier is not None:
         lines.append(f"default_tier = {_string(plan.default_tier)}")
-    for name, unit in plan.resources.items():
+    for name, resource in plan.resources.items():
         lines += ["", f"[resource.{quoted(name)}]"]
-        if unit is not None:
-            lines.append(f"unit = {_string(unit)}")
+        if resource.unit is not None:
+            lines.append(f"unit = {_string(resource.unit)}")
+        if resource.capacity is not None:
+            lines.append(f"capacity = {_string(str(resource.capacity))}")
     for name, tier in plan.tiers.items():
         lines += ["", f"[tier.{quoted(name)}]"]
         if tier.protected:
@@ -149,9 +173,11 @@ def to_toml(plan: Plan) -> str:
         if tier.limits:
             lines.append(f"[tier.{quoted(name)}.limits]")
             lines += [
-                f"{quoted(resource)} = {_string(limit_text(limits))}"
-                for resource, limits in tier.limits.items()
+                f"{quoted(listed)} = {_string(limit_text(limits))}"
+                for listed, limits in tier.limits.items()
             ]
+    for name, preset in plan.presets.items():
+        lines += _preset_lines(f"preset.{quoted(name)}", preset)
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
@@ -161,8 +187,33 @@ def quoted(name: str) -> str:
     return name if bare else _string(name)
 
 
+def _read_resource(name: str, table: Mapping[str, Any]) -> ResourcePlan:
+    key = f"resource.{name}"
+    _known(table, {"unit", "capacity"}, f"{key}.")
+    unit, text = table.get("unit"), table.get("capacity")
+    if unit is not None:
+        check_unit(unit, f"{key}.unit")
+    if text is None:
+        return ResourcePlan(unit)
+    if not isinstance(text, str):
+        raise InvalidInput(f"{key}.capacity is not a text", hint='write it as "2M/day"')
+    try:
+        return ResourcePlan(unit, one_limit("capacity", text))
+    except InvalidInput as error:
+        raise InvalidInput(f"{key}.capacity: {error.message}", hint=error.hint) from None
+
+
+def _check_named(name: str, what: str, named: tuple[str, ...], there: Mapping[str, object]) -> None:
+    for one in named:
+        if one not in there:
+            raise InvalidInput(
+                f"preset.{name} names the {what} {one}, which is not in this file",
+                hint=f"add [{what}.{quoted(one)}]",
+            )
+
+
 def _read_tier(
-    name: str, table: Mapping[str, Any], resources: Mapping[str, str | None]
+    name: str, table: Mapping[str, Any], resources: Mapping[str, ResourcePlan]
 ) -> TierPlan:
     key = f"tier.{name}"
     _known(table, {"protected", "limits"}, f"{key}.")
@@ -215,6 +266,32 @@ def _tables(
 
 def _both(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([*one, *other]))
+
+
+def _capacity_text(resource: ResourcePlan | None) -> str | None:
+    return None if resource is None or resource.capacity is None else str(resource.capacity)
+
+
+def _preset_lines(key: str, preset: Preset) -> list[str]:
+    table = preset_table(preset)
+    lines = ["", f"[{key}]"]
+    if "enforcement" in table:
+        lines.append(f"enforcement = {_value(table['enforcement'])}")
+    for row in table.get("throttle", []):
+        lines.append(f"[[{key}.throttle]]")
+        lines += [f"{field} = {_value(value)}" for field, value in row.items()]
+    return lines
+
+
+def _value(value: Any) -> str:
+    """A value of a preset's table in TOML."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int) else _string(value)
 
 
 def _shape(tier: TierPlan | None) -> str | None:

@@ -319,3 +319,18 @@ def _in_force(override: Override, now_ms: int) -> bool:
 
 def _or_never(at_ms: int | None) -> float:
     return float("inf") if at_ms is None else at_ms
+
+
+def effects(
+    throttle: Throttle, base: dict[Period, tuple[int | None, Rule]], now_ms: int
+) -> dict[Period, int]:
+    """What one throttle makes of each window's limit, were it the only one; a total, of
+    that of all users together."""
+    if throttle.kind == "total":
+        assert throttle.period is not None and throttle.amount_max is not None
+        return {throttle.period: throttle.amount_max * throttle.part_at(now_ms) // 100}
+    found = {}
+    for period, result in _results(throttle, base, now_ms):
+        base_max = base[period][0] if period in base else None
+        found[period] = result if base_max is None else min(result, base_max)
+    return found

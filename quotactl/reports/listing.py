@@ -28,7 +28,7 @@ from quotactl.ledger.views import (
     UserView,
 )
 from quotactl.operations import audit
-from quotactl.operations.administer import setting_views, tier_view
+from quotactl.operations.administer import resource_view, setting_views, tier_view
 from quotactl.operations.batch import Batch
 from quotactl.operations.people import block_view, grant_view, override_view, user_view
 from quotactl.operations.switches import (
@@ -49,7 +49,7 @@ def resources(engine: Engine, *, everything: bool = False) -> list[ResourceView]
     """Resources, in the order in which they were made."""
     with engine.reading() as book:
         return [
-            ResourceView(row["name"], row["unit"], moment_of(row["retired_at_ms"]))
+            resource_view(row)
             for row in book.rows("resource", None if everything else {"retired_at_ms": None})
         ]
 
@@ -241,10 +241,12 @@ def in_force(engine: Engine, now_ms: int) -> str | None:
             *book.policy.throttles,
             *book.policy.enforcements,
         ]
+        # A drill denies nothing, so nothing is out of the ordinary with one.
         ids = sorted(
             switch.id
             for switch in switches
-            if switch.starts_at_ms <= now_ms
+            if not (isinstance(switch, Throttle) and switch.drill)
+            and switch.starts_at_ms <= now_ms
             and (switch.ends_at_ms is None or now_ms < switch.ends_at_ms)
         )
         if not ids:

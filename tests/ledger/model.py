@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 Period = int | str
@@ -19,6 +20,7 @@ Span = tuple[int, int]
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
 LONG = ("day", "week", "month")
+THROTTLES = ("deny", "cap", "total", "scale")
 
 
 class Refused(Exception):
@@ -118,9 +120,21 @@ class Grant:
     gone: bool = False
 
 
+@dataclass(frozen=True)
+class Step:
+    """From `at` on `percent` of a throttle's own number, or, lifting, of the limit below it."""
+
+    at: int
+    percent: int
+    lifting: bool = False
+
+
 @dataclass
 class Switch:
-    """A throttle or an enforcement; `kind` is deny, cap, scale, shadow or off."""
+    """A throttle or an enforcement; `kind` is deny, cap, total, scale, shadow or off.
+
+    Of its `steps` those after `held` do not come. A `drill` is only looked at.
+    """
 
     id: int
     kind: str
@@ -136,16 +150,41 @@ class Switch:
     reaches_protected: bool = False
     name: str | None = None
     gone: bool = False
+    steps: list[Step] = field(default_factory=list)
+    held: int | None = None
+    drill: bool = False
+    message: str | None = None
+
+    def over(self, now: int) -> bool:
+        return self.gone or (self.ends is not None and now >= self.ends)
+
+    def coming(self) -> list[Step]:
+        """The steps that came or will come."""
+        return [step for step in self.steps if self.held is None or step.at <= self.held]
+
+    def percentage(self, now: int, *, lifting: bool) -> int:
+        """That of the latest step; of the throttle's number all where there is none, of
+        the limit below nothing."""
+        percent = 0 if lifting else 100
+        for step in sorted(self.coming(), key=lambda step: step.at):
+            if step.lifting is lifting and step.at <= now:
+                percent = step.percent
+        return percent
 
 
 @dataclass
 class Taking:
-    """Units taken or held. What was given back since stands in `returns`."""
+    """Units taken or held, by a user who was then on `tier`.
+
+    What was given back since stands in `returns`; of that, `lost` came after the user's
+    day had begun anew.
+    """
 
     id: int
     order: int
     at: int
     user: str
+    tier: str | None
     resource: str
     amount: int
     reason: str
@@ -157,6 +196,7 @@ class Taking:
     state: str = "consumed"
     kept: int = 0
     returns: list[int] = field(default_factory=list)
+    lost: int = 0
 
 
 @dataclass
@@ -164,6 +204,7 @@ class Fresh:
     """A user's reset: which windows began anew, by their starts."""
 
     order: int
+    at: int
     user: str
     resource: str
     shorter: frozenset[tuple[int, int]]
@@ -203,9 +244,26 @@ class Answer:
     entry_id: int | None = None
     reservation_id: int | None = None
     replayed: bool = False
+    message: str | None = None
 
 
-Ceilings = dict[Period, tuple[int | None, tuple[str, int | None]]]
+Rule = tuple[str, int | None]
+Ceilings = dict[Period, tuple[int | None, Rule]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One ceiling: on what a user took, or, shared, on what all took who were on `tiers`."""
+
+    period: Period
+    most: int | None
+    rule: Rule
+    shared: bool = False
+    tiers: frozenset[str] | None = None
+
+    @property
+    def paid_by_grants(self) -> bool:
+        return not self.shared and self.period in LONG
 
 
 @dataclass
@@ -214,10 +272,10 @@ class Verdict:
 
     reason: str
     would_be: str | None
-    ceilings: Ceilings
-    refusing: list[Period]
+    lines: list[Line]
+    refusing: list[Line]
     needed: int
-    rule: tuple[str, int | None] | None
+    rule: Rule | None
     """None: that of the window the figures belong to."""
     blocks: list[Block] = field(default_factory=list)
 
@@ -232,6 +290,7 @@ class Model:
     def __init__(self, zone: str) -> None:
         self.zone = zone
         self.resources: list[str] = []
+        self.capacities: dict[str, tuple[Period, int]] = {}
         self.tiers: dict[str, Tier] = {}
         self.default: str | None = None
         self.users: dict[str, User] = {}
@@ -318,6 +377,39 @@ class Model:
                 total += self.left(taking, now) - sum(u for _, u in self.burnt(taking, now))
         return total
 
+    def began_anew(self, taking: Taking, before: int) -> bool:
+        """Whether the user's day in which something was taken was reset before a moment."""
+        day = span(self.zone, "day", taking.at)[0]
+        return any(
+            (f.user, f.resource) == (taking.user, taking.resource)
+            and f.order > taking.order
+            and f.at < before
+            and day in f.days
+            for f in self.fresh
+        )
+
+    def counted(self, taking: Taking, now: int) -> int:
+        """Units of a taking that count in the sums of everybody: what is given back goes
+        off them as it goes off the user's own day, and a reset goes off them never."""
+        now = min(now, self.asked_at)
+        ends = taking.held_until
+        if taking.state == "held" and ends is not None and now >= ends:
+            return taking.amount if self.began_anew(taking, ends) else 0
+        return taking.amount - sum(taking.returns) + taking.lost
+
+    def used_by_all(
+        self, resource: str, period: Period, now: int, tiers: frozenset[str] | None
+    ) -> int:
+        """Units that everybody took in a window, on these tiers at the time; grants' too."""
+        starts, ends = span(self.zone, period, now)
+        return sum(
+            self.counted(taking, now)
+            for taking in self.takings
+            if taking.resource == resource
+            and starts <= taking.at < ends
+            and (tiers is None or taking.tier in tiers)
+        )
+
     def base(self, user: str, resource: str, now: int) -> tuple[bool, Ceilings]:
         """Whether tier or override list the resource, and the ceilings without throttles."""
         listed = False
@@ -354,60 +446,99 @@ class Model:
             and (s.tiers is None or tier in s.tiers)
         ]
 
-    def throttles(self, user: str, resource: str, now: int) -> list[Switch]:
+    def spared(self, user: str) -> bool:
+        """Whether the user or the tier is protected."""
         tier = self.tier_of(user)
-        protected = (user in self.users and self.users[user].protected) or (
+        return (user in self.users and self.users[user].protected) or (
             tier is not None and self.tiers[tier].protected
         )
-        found = self.matching(user, resource, now, ("deny", "cap", "scale"))
-        return [s for s in found if s.reaches_protected or not protected]
 
-    def effective(self, user: str, resource: str, now: int) -> Ceilings:
+    def throttles(
+        self, user: str, resource: str, now: int, *, drills: bool = False
+    ) -> list[Switch]:
+        """Those in force for a user, lowest id first; `drills` looks at drills as if real."""
+        found = self.matching(user, resource, now, THROTTLES)
+        found = [s for s in found if s.reaches_protected or not self.spared(user)]
+        return sorted((s for s in found if drills or not s.drill), key=lambda s: s.id)
+
+    def effective(self, user: str, resource: str, now: int, *, drills: bool = False) -> Ceilings:
         """The ceilings under all matching throttles; the lowest wins, of equals the lowest id."""
         base = self.base(user, resource, now)[1]
         ceilings = dict(base)
-        for throttle in sorted(self.throttles(user, resource, now), key=lambda s: s.id):
+        for throttle in self.throttles(user, resource, now, drills=drills):
+            part = throttle.percentage(now, lifting=False)
+            lifted = throttle.percentage(now, lifting=True)
             results: dict[Period, int] = {}
             if throttle.kind == "deny":
                 results["day"] = 0
             elif throttle.kind == "cap":
                 assert throttle.period is not None and throttle.most is not None
-                results[throttle.period] = throttle.most
-            else:
+                results[throttle.period] = throttle.most * part // 100
+            elif throttle.kind == "scale":
                 assert throttle.percent is not None
                 for period, (most, _) in base.items():
                     if most is not None:
-                        scaled = most * throttle.percent // 100
+                        scaled = most * throttle.percent * part // (100 * 100)
                         results[period] = max(scaled, min(throttle.floor or 0, most))
             for period, result in results.items():
+                below = base.get(period, (None, ("", None)))[0]
+                most = result if below is None else max(result, below * lifted // 100)
                 lowest = ceilings.get(period, (None, ("", None)))[0]
-                if lowest is None or result < lowest:
-                    ceilings[period] = (result, ("throttle", throttle.id))
+                if lowest is None or most < lowest:
+                    ceilings[period] = (most, ("throttle", throttle.id))
         return ceilings
+
+    def lines(
+        self, user: str, resource: str, now: int, *, base: bool = False, drills: bool = False
+    ) -> list[Line]:
+        """Every ceiling for a user, their own ones first; `base` is without throttles."""
+        if base:
+            own = self.base(user, resource, now)[1]
+        else:
+            own = self.effective(user, resource, now, drills=drills)
+        lines = [Line(period, most, rule) for period, (most, rule) in own.items()]
+        if resource in self.capacities and not self.spared(user):
+            period, most = self.capacities[resource]
+            number = 1 + self.resources.index(resource)
+            lines.append(Line(period, most, ("resource", number), shared=True))
+        for throttle in self.throttles(user, resource, now, drills=drills):
+            if throttle.kind == "total" and not base:
+                assert throttle.period is not None and throttle.most is not None
+                most = throttle.most * throttle.percentage(now, lifting=False) // 100
+                rule = ("throttle", throttle.id)
+                lines.append(Line(throttle.period, most, rule, True, throttle.tiers))
+        return lines
+
+    def used_on(self, user: str, resource: str, line: Line, now: int) -> int:
+        if line.shared:
+            return self.used_by_all(resource, line.period, now, line.tiers)
+        return self.used(user, resource, line.period, now)
 
     # ---- deciding
 
     def fits(
-        self, user: str, resource: str, amount: int, now: int, ceilings: Ceilings, purse: int
-    ) -> tuple[list[Period], int]:
-        """The periods whose windows refuse, and how much of a grant it takes."""
-        refusing: list[Period] = []
+        self, user: str, resource: str, amount: int, now: int, lines: list[Line], purse: int
+    ) -> tuple[list[Line], int]:
+        """The ceilings that refuse, and how much of a grant it takes."""
+        refusing: list[Line] = []
         needed = 0
-        for period, (most, _) in ceilings.items():
-            if most is None:
+        for line in lines:
+            if line.most is None:
                 continue
-            room = max(0, most - self.used(user, resource, period, now))
+            room = max(0, line.most - self.used_on(user, resource, line, now))
             short = max(0, amount - room)
-            if period in LONG:
+            if line.paid_by_grants:
                 needed = max(needed, short)
                 if short > purse:
-                    refusing.append(period)
+                    refusing.append(line)
             elif short:
-                refusing.append(period)
+                refusing.append(line)
         return refusing, needed
 
-    def judge(self, user: str, resource: str, amount: int, now: int) -> Verdict:
-        ceilings = self.effective(user, resource, now)
+    def judge(
+        self, user: str, resource: str, amount: int, now: int, *, drills: bool = False
+    ) -> Verdict:
+        lines = self.lines(user, resource, now, drills=drills)
         blocks = [
             b
             for b in self.blocks
@@ -419,38 +550,48 @@ class Model:
         if blocks:
             longest = min(blocks, key=lambda b: (-(b.ends or 10**18), b.id))
             rule = ("block", longest.id)
-            return Verdict("blocked", None, ceilings, [], 0, rule, blocks=[longest])
-        listed, base = self.base(user, resource, now)
+            return Verdict("blocked", None, lines, [], 0, rule, blocks=[longest])
+        listed, _ = self.base(user, resource, now)
+        base = self.lines(user, resource, now, base=True)
         purse = sum(self.balance(g, now) for g in self.purse(user, resource, now))
-        freezing = [s for s in self.throttles(user, resource, now) if s.freezes or s.kind == "deny"]
+        throttles = self.throttles(user, resource, now, drills=drills)
+        freezing = [s for s in throttles if s.freezes or s.kind == "deny"]
         base_refusing, _ = self.fits(user, resource, amount, now, base, purse)
-        refusing, needed = self.fits(
-            user, resource, amount, now, ceilings, 0 if freezing else purse
-        )
+        refusing, needed = self.fits(user, resource, amount, now, lines, 0 if freezing else purse)
         off = self.matching(user, resource, now, ("off",))
         shadow = self.matching(user, resource, now, ("shadow",))
         if off:
-            return Verdict("ok", None, ceilings, [], 0, ("enforcement", off[0].id))
+            return Verdict("ok", None, lines, [], 0, ("enforcement", off[0].id))
         if not refusing:
+            would_be = None
+            if not drills:
+                rehearsed = self.judge(user, resource, amount, now, drills=True)
+                would_be = rehearsed.would_be
+                if not rehearsed.allowed:
+                    would_be = rehearsed.reason
             if needed:
                 rule = ("grant", self.purse(user, resource, now)[0].id)
-                return Verdict("granted", None, ceilings, [], needed, rule)
-            return Verdict("ok", None, ceilings, [], 0, None)
-        refused = "limit_reached" if listed else "not_in_tier"
-        reason = refused if base_refusing else "throttled"
+                return Verdict("granted", would_be, lines, [], needed, rule)
+            return Verdict("ok", would_be, lines, [], 0, None)
+        reason = "throttled"
+        if base_refusing:
+            # Not to have it goes before there being none left for anybody.
+            own = [line for line in base_refusing if not line.shared]
+            reason = "not_in_tier" if own and not listed else "limit_reached"
+            base_refusing = own if reason == "not_in_tier" else base_refusing
         if shadow:
-            return Verdict("ok", reason, ceilings, [], 0, ("enforcement", shadow[0].id))
+            return Verdict("ok", reason, lines, [], 0, ("enforcement", shadow[0].id))
         if reason != "throttled":
             return Verdict(reason, None, base, base_refusing, 0, None)
-        too_low, _ = self.fits(user, resource, amount, now, ceilings, purse)
+        too_low, _ = self.fits(user, resource, amount, now, lines, purse)
         if too_low:
-            return Verdict(reason, None, ceilings, too_low, 0, None)
+            return Verdict(reason, None, lines, too_low, 0, None)
         # Only frozen grants made the difference.
-        ids = {s.id for s in freezing}
-        own = [p for p in refusing if ceilings[p][1][0] == "throttle" and ceilings[p][1][1] in ids]
-        if own:
-            return Verdict(reason, None, ceilings, own, 0, None)
-        return Verdict(reason, None, ceilings, refusing, 0, ("throttle", freezing[0].id))
+        rules = {("throttle", s.id) for s in freezing}
+        froze = [line for line in refusing if line.rule in rules]
+        if froze:
+            return Verdict(reason, None, lines, froze, 0, None)
+        return Verdict(reason, None, lines, refusing, 0, ("throttle", freezing[0].id))
 
     def retry_after_s(self, user: str, resource: str, amount: int, now: int) -> int | None:
         """Ask at every moment at which something changes by itself."""
@@ -463,11 +604,16 @@ class Model:
                 periods.add(one.period)
             if not one.gone and one.ends is not None:
                 moments.add(one.ends)
+        if resource in self.capacities:
+            periods.add(self.capacities[resource][0])
         for switch in self.switches:
             if switch.period is not None:
                 periods.add(switch.period)
-            if not switch.gone and switch.ends is not None:
-                moments.add(switch.ends)
+            if not switch.gone:
+                moments.update(step.at for step in switch.coming())
+                moments.add(switch.starts)
+                if switch.ends is not None:
+                    moments.add(switch.ends)
         for block in self.blocks:
             if not block.gone and block.ends is not None:
                 moments.add(block.ends)
@@ -489,7 +635,7 @@ class Model:
         now: int,
         verdict: Verdict,
         granted: int,
-        tightest: Period | None = None,
+        tightest: Line | None = None,
     ) -> Answer:
         """The figures, as the facts stand."""
         day_used = self.used(user, resource, "day", now)
@@ -501,11 +647,14 @@ class Model:
                 self.retry_after_s(user, resource, amount, now), ("block", block.id),
             )  # fmt: skip
         if verdict.refusing:
-            period = max(verdict.refusing, key=lambda p: (span(self.zone, p, now)[1], rank(p)))
+            line = self.latest(verdict.refusing, now)
         else:
-            period = tightest or self.tightest(user, resource, now, verdict.ceilings)
-        most, rule = verdict.ceilings[period]
-        used = self.used(user, resource, period, now)
+            line = tightest or self.tightest(user, resource, now, verdict.lines, granted)
+        most, rule = line.most, verdict.rule or line.rule
+        used = self.used_on(user, resource, line, now)
+        message = None
+        if not verdict.allowed and rule[0] == "throttle":
+            (message,) = (s.message for s in self.switches if s.id == rule[1])
         return Answer(
             allowed=verdict.allowed,
             reason=verdict.reason,
@@ -513,25 +662,42 @@ class Model:
             tier=tier,
             granted=granted,
             would_be=verdict.would_be,
-            period=period,
+            period=line.period,
             limit=most,
             used=used,
             remaining=None if most is None else max(0, most - used),
-            reset_at=span(self.zone, period, now)[1],
+            reset_at=span(self.zone, line.period, now)[1],
             retry_after_s=(
                 None if verdict.allowed else self.retry_after_s(user, resource, amount, now)
             ),
-            rule=verdict.rule or rule,
+            rule=rule,
+            message=message,
         )
 
-    def tightest(self, user: str, resource: str, now: int, ceilings: Ceilings) -> Period:
-        def room(period: Period) -> tuple[float, int]:
-            most = ceilings[period][0]
-            if most is None:
-                return float("inf"), -rank(period)
-            return max(0, most - self.used(user, resource, period, now)), -rank(period)
+    def latest(self, refusing: list[Line], now: int) -> Line:
+        """Of several that refuse the one with the latest reset, of those the longest; then
+        the user's own, then a capacity, and of throttles the lowest id."""
 
-        return min(ceilings, key=room)
+        def order(line: Line) -> tuple[int, int, int]:
+            rule, id_ = line.rule
+            tie = (id_ or 0) if rule == "throttle" else -1 if line.shared else -2
+            return -span(self.zone, line.period, now)[1], -rank(line.period), tie
+
+        return min(refusing, key=order)
+
+    def tightest(self, user: str, resource: str, now: int, lines: list[Line], granted: int) -> Line:
+        """The ceiling with the least left, the units that grants pay apart; of those the
+        longest, then the user's own."""
+
+        def room(line: Line) -> tuple[float, int, bool, bool, int]:
+            throttle = line.rule[0] == "throttle"
+            last = (-rank(line.period), line.shared, throttle, line.rule[1] or 0)
+            if line.most is None:
+                return float("inf"), *last
+            left = max(0, line.most - self.used_on(user, resource, line, now))
+            return left + (granted if line.paid_by_grants else 0), *last
+
+        return min(lines, key=room)
 
     # ---- consuming
 
@@ -574,18 +740,20 @@ class Model:
                 burns.append((grant.id, units))
             left -= units
         assert left == 0
-        tightest = self.tightest(user, resource, now, verdict.ceilings)
+        tightest = self.tightest(user, resource, now, verdict.lines, verdict.needed)
+        counting = self.effective(user, resource, now, drills=True)
         self.order += 1
         taking = Taking(
             id=0,
             order=self.order,
             at=now,
             user=user,
+            tier=self.tier_of(user),
             resource=resource,
             amount=amount,
             reason=verdict.reason,
             burns=burns,
-            shorter=frozenset(p for p in verdict.ceilings if isinstance(p, int)),
+            shorter=frozenset(p for p in counting if isinstance(p, int)),
             key=key,
             would_be=verdict.would_be,
             held_until=None if ttl_ms is None else now + ttl_ms,
@@ -599,10 +767,11 @@ class Model:
         """The first answer, over the figures as they are now."""
         user, resource = first.user, first.resource
         granted = sum(units for _, units in first.burns)
-        ceilings = self.effective(user, resource, now)
+        lines = self.lines(user, resource, now)
         rule = ("grant", first.burns[0][0]) if first.burns else None
-        verdict = Verdict(first.reason, None, ceilings, [], granted, rule)
-        answer = self.answer(user, resource, first.amount, now, verdict, granted)
+        verdict = Verdict(first.reason, None, lines, [], granted, rule)
+        tightest = self.tightest(user, resource, now, lines, 0)
+        answer = self.answer(user, resource, first.amount, now, verdict, granted, tightest)
         held = None if first.held_until is None else first.id
         return Answer(
             **{**vars(answer), "entry_id": first.id, "reservation_id": held, "replayed": True}
@@ -635,6 +804,8 @@ class Model:
     def give_back(self, taking: Taking, amount: int, now: int) -> int:
         before = sum(units for _, units in self.burnt(taking, now))
         taking.returns.append(amount)
+        if self.began_anew(taking, 10**18):
+            taking.lost += amount
         return before - sum(units for _, units in self.burnt(taking, now))
 
     def settle(
@@ -680,8 +851,9 @@ class Model:
         self.known(user)
         for resource in resources:
             ceilings = self.effective(user, resource, now)
+            counting = self.effective(user, resource, now, drills=True)
             shorter = frozenset(
-                (p, span(self.zone, p, now)[0]) for p in ceilings if isinstance(p, int)
+                (p, span(self.zone, p, now)[0]) for p in counting if isinstance(p, int)
             )
             days = {span(self.zone, "day", now)[0]}
             for period in ("week", "month"):
@@ -691,7 +863,7 @@ class Model:
                         starts, at = span(self.zone, "day", at)
                         days.add(starts)
             self.order += 1
-            self.fresh.append(Fresh(self.order, user, resource, shorter, frozenset(days)))
+            self.fresh.append(Fresh(self.order, now, user, resource, shorter, frozenset(days)))
 
     def set_override(
         self,
@@ -761,35 +933,90 @@ class Model:
         return made
 
     def throttle_on(self, wanted: Switch, now: int, *, replace: bool) -> Switch | None:
-        """None if it is on already."""
+        """None if it is on already, or will be, at some of the time it is wanted for."""
 
         def identity(s: Switch) -> tuple[object, ...]:
             return (
                 s.kind, s.resources, s.tiers, s.most, s.period, s.percent, s.floor,
-                s.freezes or s.kind == "deny", s.reaches_protected,
+                s.freezes or s.kind == "deny", s.reaches_protected, s.drill,
+                [(step.at - s.starts, step.percent, step.lifting) for step in s.coming()],
             )  # fmt: skip
 
-        live = [
+        if wanted.steps and wanted.ends is not None and wanted.ends <= wanted.steps[-1].at:
+            raise Refused("invalid_input")
+        live = [s for s in self.switches if s.kind in THROTTLES and not s.over(now)]
+        together = [
             s
-            for s in self.switches
-            if s.kind in ("deny", "cap", "scale")
-            and not s.gone
-            and (s.ends is None or now < s.ends)
+            for s in live
+            if (s.ends is None or wanted.starts < s.ends)
+            and (wanted.ends is None or s.starts < wanted.ends)
         ]
-        if any(identity(s) == identity(wanted) for s in live):
+        if any(identity(s) == identity(wanted) for s in together):
             return None
-        targets = (wanted.kind, wanted.period, wanted.resources, wanted.tiers)
         alike = [
             s
             for s in live
-            if (s.kind, s.period, s.resources, s.tiers) == targets
-            or (s.name is not None and s.name == wanted.name)
+            if (s.name is not None and s.name == wanted.name)
+            or (s in together and targets_of(s) == targets_of(wanted))
         ]
         if alike and not replace:
             raise Refused("conflict")
         for old in alike:
             old.gone = True
         return self.switch_on(wanted)
+
+    def lift_in_steps(self, throttle: Switch, parts: list[int], every: int, now: int) -> bool:
+        """Whether it changed anything: what is over already is no more lifted."""
+        if throttle.over(now):
+            return False
+        if throttle.kind == "total" or now < throttle.starts:
+            raise Refused("invalid_input")
+        reached = [s.percent for s in throttle.coming() if s.lifting and s.at <= now]
+        rising = [*reached[-1:], *parts]
+        if any(later <= earlier for earlier, later in pairwise(rising)):
+            raise Refused("invalid_input")
+        came = [s for s in throttle.coming() if not s.lifting and s.at <= now]
+        lifting = [Step(now + n * every, part, lifting=True) for n, part in enumerate(parts)]
+        throttle.steps = came + lifting
+        throttle.held = None
+        # The whole limit is the end, but for a first step, which lasts as any other.
+        throttle.ends = lifting[-1].at
+        if parts[-1] < 100 or len(parts) == 1:
+            throttle.ends += every
+        return True
+
+    def hold_ramp(self, throttle: Switch, now: int, ends: int | str | None) -> bool:
+        """Stay at the present step. `ends` is the new end, or "same" where none is told."""
+        if throttle.over(now) or not throttle.steps or now < throttle.starts:
+            raise Refused("conflict")
+        ahead = [s for s in throttle.steps if s.at > now]
+        if throttle.held is not None or not ahead:
+            return False
+        throttle.held = now
+        if not isinstance(ends, str):
+            throttle.ends = ends
+        elif any(s.lifting for s in ahead):
+            throttle.ends = now + 60 * MINUTE_MS
+        return True
+
+    def resume_ramp(self, throttle: Switch, now: int) -> bool:
+        """Go on: what was ahead is as far ahead now. The end is for the caller to fill in."""
+        if throttle.over(now):
+            raise Refused("conflict")
+        if throttle.held is None:
+            return False
+        held, throttle.held = throttle.held, None
+        throttle.steps = [
+            s if s.at <= held else Step(s.at + now - held, s.percent, s.lifting)
+            for s in throttle.steps
+        ]
+        return True
+
+    def extend(self, throttle: Switch, now: int, duration: int | None) -> None:
+        """Move the end; a duration counts from now, or from a start to come."""
+        if throttle.over(now):
+            raise Refused("conflict")
+        throttle.ends = None if duration is None else max(now, throttle.starts) + duration
 
     def enforce(self, wanted: Switch, now: int) -> Switch | None:
         """None if that is in force already; one that is only to end elsewhere is moved."""
@@ -820,3 +1047,7 @@ class Model:
         wanted.id = len(self.switches) + 1
         self.switches.append(wanted)
         return wanted
+
+
+def targets_of(switch: Switch) -> tuple[object, ...]:
+    return switch.kind, switch.period, switch.resources, switch.tiers, switch.drill

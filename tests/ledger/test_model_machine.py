@@ -11,10 +11,12 @@ new ones and takes minutes; it prints how many steps it took:
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -33,9 +35,15 @@ from hypothesis.stateful import (
 
 import quotactl
 from quotactl.ledger.values import Decision
+from quotactl.ledger.views import Outcome
+from quotactl.operations.emergency import Emergency, Timing, put_on
+from quotactl.operations.switches import switch_view
+from quotactl.policy.levers import lever
+from quotactl.policy.resolve import totals_kept
+from quotactl.policy.window import moment_of
 
 sys.path.insert(0, str(Path(__file__).parent))
-from model import Answer, Model, Period, Refused, Switch, Taking, Tier
+from model import THROTTLES, Answer, Model, Period, Refused, Step, Switch, Taking, Tier
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -44,6 +52,7 @@ NAMES: dict[Period, str] = {
     1: "minute", 5: "5m", 60: "hour", 180: "3h", "day": "day", "week": "week", "month": "month",
 }  # fmt: skip
 PERIODS = {name: period for period, name in NAMES.items()}
+LENGTHS_MIN = (1, 5, 60, 180, 1440, 10080, 43200)
 USERS = ("ada", "bob", "eve")
 RESOURCES = ("image", "video")
 TIERS = ("free", "plus", "pro")
@@ -90,6 +99,11 @@ scopes_r = st.sampled_from(((), (), ("image",), ("video",), ("image", "video")))
 scopes_t = st.sampled_from(((), (), ("free",), ("plus",), ("free", "pro")))
 which = st.integers(0, 10**6)
 
+percents = st.sampled_from((0, 10, 25, 50, 70, 100))
+ramps = st.one_of(st.none(), st.none(), st.lists(percents, min_size=1, max_size=4))
+everies = st.sampled_from(("45s", "3m", "3m", "40m", "40m", "2h"))
+delays = st.one_of(st.none(), st.none(), st.sampled_from(("45s", "40m", "2h", "26h")))
+
 LENGTHS = {"45s": 45, "3m": 180, "40m": 2400, "2h": 7200, "1h30m": 5400, "26h": 93600, "3d": 259200}
 
 
@@ -107,6 +121,7 @@ class Machine(RuleBasedStateMachine):
         self.last = ("ada", "image")
         self.ends: list[int] = []
         self.last_denied: tuple[str, str, int, int] | None = None
+        self.denied = 0
 
     @initialize(
         zone=st.sampled_from(sorted(STARTS)),
@@ -127,7 +142,7 @@ class Machine(RuleBasedStateMachine):
     ) -> None:
         start = STARTS[zone][which % len(STARTS[zone])]
         self.now = int(start.timestamp()) * 1000 + later_s * 1000 + ms
-        path = Path(self.folder.name) / "ledger.db"
+        path = self.path = Path(self.folder.name) / "ledger.db"
         ledger = quotactl.create(path, name="model", zone=zone, clock=self.clock)
         ledger.admin.set_setting("durability", "relaxed")
         # The model forgets nothing, so the ledger must not either, however far the clock jumps.
@@ -198,6 +213,8 @@ class Machine(RuleBasedStateMachine):
             assert found.entry_id is not None
             assert all(found.entry_id > other.id for other in self.model.takings)
             taking.id = found.entry_id
+        if taking is None:
+            self.denied += found.amount
 
     def look(self, user: str, resource: str, amount: int) -> Decision | None:
         self.last = (user, resource)
@@ -372,10 +389,10 @@ class Machine(RuleBasedStateMachine):
 
     # ---- administering
 
-    def until(self, duration: str | None) -> int | None:
+    def until(self, duration: str | None, start: int | None = None) -> int | None:
         if duration is None:
             return None
-        self.ends.append(self.now + LENGTHS[duration] * 1000)
+        self.ends.append((self.now if start is None else start) + LENGTHS[duration] * 1000)
         return self.ends[-1]
 
     def put_limits(self, tier: str, resource: str, wanted: dict[Period, int | None]) -> None:
@@ -513,92 +530,276 @@ class Machine(RuleBasedStateMachine):
     @rule(
         kind=st.one_of(
             st.just(("deny", None, None)),
-            st.tuples(st.just("cap"), st.integers(0, 5), st.sampled_from((*NAMES, "day", "day"))),
-            st.tuples(
-                st.just("scale"),
-                st.sampled_from((0, 10, 25, 50, 70, 100)),
-                st.one_of(st.none(), st.integers(0, 4)),
-            ),
+            st.tuples(st.just("cap"), st.integers(0, 8), st.sampled_from((*NAMES, "day", "day"))),
+            st.tuples(st.just("scale"), percents, st.one_of(st.none(), st.integers(0, 4))),
+            st.tuples(st.just("total"), st.integers(0, 14), st.sampled_from((*NAMES, 60, "day"))),
+            st.tuples(st.just("total"), st.integers(4, 20), st.sampled_from((*NAMES, 60, "day"))),
+            st.just(("ramp", None, None)),
         ),
         resources=scopes_r,
         tiers=scopes_t,
-        duration=ends,
+        at=delays,
+        duration=st.one_of(st.just("default"), ends),
+        ramp=ramps,
+        every=everies,
         freezes=st.sampled_from((False, False, True)),
         reaches_protected=st.sampled_from((False, False, True)),
         replace=st.sampled_from((True, True, False)),
         name=st.sampled_from((None, None, None, "melt")),
+        message=st.sampled_from((None, None, "We are melting.", "Come back later.")),
+        drill=st.sampled_from((False, False, False, True)),
     )
     def throttle_on(
         self,
         kind: tuple[str, Any, Any],
         resources: tuple[str, ...],
         tiers: tuple[str, ...],
+        at: str | None,
         duration: str | None,
+        ramp: list[int] | None,
+        every: str,
         freezes: bool,
         reaches_protected: bool,
         replace: bool,
         name: str | None,
+        message: str | None,
+        drill: bool,
     ) -> None:
         verb, value, extra = kind
+        if verb == "deny":
+            ramp = None
+        elif verb == "ramp" and ramp is None:
+            ramp = [10, 50, 100]
+        starts = self.until(at) or self.now
+        steps = [
+            Step(starts + n * LENGTHS[every] * 1000, percent)
+            for n, percent in enumerate(ramp or ())
+        ]
+        self.ends += [step.at for step in steps]
+        if duration == "default":
+            # As long as the ramp takes, its last step too; else an hour.
+            lasts_ms = len(steps) * LENGTHS[every] * 1000 if steps else 3_600_000
+            self.ends.append(starts + lasts_ms)
+            until: int | None = self.ends[-1]
+        else:
+            until = self.until(duration, starts)
         wanted = Switch(
             id=0,
-            kind=verb,
+            kind="scale" if verb == "ramp" else verb,
             resources=frozenset(resources) or None,
             tiers=frozenset(tiers) or None,
-            starts=self.now,
-            ends=self.until(duration),
+            starts=starts,
+            ends=until,
             freezes=freezes or verb == "deny",
             reaches_protected=reaches_protected,
             name=name,
+            steps=steps,
+            drill=drill,
+            message=message,
         )
-        how: dict[str, Any] = {"deny": True}
-        if verb == "cap":
-            how = {"cap": f"{value}/{NAMES[extra]}"}
+        how: dict[str, Any] = {}
+        if verb == "deny":
+            how = {"deny": True}
+        elif verb in ("cap", "total"):
+            how = {verb: f"{value}/{NAMES[extra]}"}
             wanted.most, wanted.period = value, extra
         elif verb == "scale":
             how = {"scale": value, "floor": extra}
             wanted.percent, wanted.floor = value, extra
+        else:
+            wanted.percent = 100
+        how |= {
+            "resources": resources,
+            "tiers": tiers,
+            "name": name,
+            "ramp": ramp,
+            "every": every if ramp else None,
+            "freeze_grants": freezes,
+            "include_protected": reaches_protected,
+            "message": message,
+        }
+        timing = Timing(
+            at=None if at is None else moment_of(starts),
+            duration=None if duration == "default" else duration,
+            no_expiry=duration is None,
+        )
         pair = self.both(
-            lambda: self.ledger.admin.throttle_on(
-                **how,
-                resources=resources,
-                tiers=tiers,
-                name=name,
-                duration=duration,
-                no_expiry=duration is None,
-                freeze_grants=freezes,
-                include_protected=reaches_protected,
-                replace=replace,
-                reason="test",
-            ),
+            lambda: self.put_on(how, timing, replace=replace, drill=drill),
             lambda: self.model.throttle_on(wanted, self.now, replace=replace),
         )
         if pair is not None:
             found, made = pair
             assert found.changed == (made is not None)
-            assert made is None or found.item["id"] == made.id
+            assert made is None or (found.item["id"], found.item["ends_at"]) == (
+                made.id,
+                rfc3339(made.ends),
+            )
+
+    def put_on(self, how: dict[str, Any], timing: Timing, *, replace: bool, drill: bool) -> Outcome:
+        """What `throttle on` does, and for a drill the same without its denials."""
+        if not drill:
+            return self.ledger.admin.throttle_on(
+                **how, **vars(timing), replace=replace, reason="test"
+            )
+        emergency = Emergency(self.ledger.engine, self.clock, "test", notify=False)
+        with emergency._act(reason="test") as act:
+            put = put_on(act, lever(**how), timing, replace=replace, drill=True)
+            if isinstance(put, Outcome):
+                return put
+            return Outcome(True, "", switch_view(act.book, put[0], act.now_ms).to_dict())
+
+    @rule(
+        most=st.integers(0, 14),
+        period=st.sampled_from((*NAMES, 60, "day", "day")),
+        tiers=scopes_t,
+        duration=lengths,
+        message=st.sampled_from((None, "We are melting.")),
+    )
+    def total_on(
+        self,
+        most: int,
+        period: Period,
+        tiers: tuple[str, ...],
+        duration: str,
+        message: str | None,
+    ) -> None:
+        """A plain one, in place of what is in its way, for the resource last asked for."""
+        self.throttle_on(
+            ("total", most, period), (self.last[1],), tiers, None, duration, None, "3m",
+            freezes=False, reaches_protected=False, replace=True, name=None, message=message,
+            drill=False,
+        )  # fmt: skip
+
+    @rule(users=st.lists(st.sampled_from(USERS), min_size=2, max_size=6), amount=st.integers(1, 3))
+    def all_take(self, users: list[str], amount: int) -> None:
+        """Several users of one resource, which is what totals are about."""
+        for user in users:
+            self.consume(user, self.last[1], amount, None)
+
+    def throttles(self, *, live: bool = False) -> list[Switch]:
+        found = [s for s in self.model.switches if s.kind in THROTTLES]
+        return [s for s in found if not s.over(self.now)] if live else found
+
+    def one_of(self, found: list[Switch], which: int) -> Switch:
+        return found[-1 - which % len(found)]
+
+    def changed(self, pair: tuple[Outcome, bool] | None, throttle: Switch) -> None:
+        """Compare the outcome of an act on a throttle, and where its end is now."""
+        if pair is None:
+            return
+        assert pair[0].changed == pair[1]
+        if not throttle.gone:
+            assert pair[0].item["ends_at"] == rfc3339(throttle.ends)
+        self.ends += [step.at for step in throttle.coming()]
+        self.ends += [] if throttle.ends is None else [throttle.ends]
 
     @precondition(lambda self: self.throttles())
     @rule(which=which)
     def throttle_off(self, which: int) -> None:
-        found = self.throttles()
-        throttle = found[-1 - which % len(found)]
+        throttle = self.one_of(self.throttles(), which)
         self.ledger.admin.throttle_off(throttle.id, reason="test")
         throttle.gone = True
+
+    @precondition(lambda self: self.throttles(live=True))
+    @rule(
+        which=which,
+        parts=st.one_of(
+            st.sampled_from(([25, 50, 100], [50, 100], [10, 70], [0, 60])),
+            st.lists(percents, min_size=1, max_size=3, unique=True).map(sorted),
+            st.lists(percents, min_size=1, max_size=3),
+        ),
+        every=everies,
+    )
+    def throttle_off_in_steps(self, which: int, parts: list[int], every: str) -> None:
+        throttle = self.one_of(self.throttles(live=True), which)
+        pair = self.both(
+            lambda: self.ledger.admin.throttle_off(
+                throttle.id, ramp=parts, every=every, reason="test"
+            ),
+            lambda: self.model.lift_in_steps(throttle, parts, LENGTHS[every] * 1000, self.now),
+        )
+        self.changed(pair, throttle)
+
+    @precondition(lambda self: any(s.steps for s in self.throttles(live=True)))
+    @rule(which=which, duration=st.one_of(st.just("same"), st.just("same"), ends))
+    def throttle_hold(self, which: int, duration: str | None) -> None:
+        ramped = [s for s in self.throttles(live=True) if s.steps]
+        throttle = self.one_of(ramped, which)
+        told = duration != "same"
+        pair = self.both(
+            lambda: self.ledger.admin.throttle_hold(
+                throttle.id,
+                duration=duration if told else None,
+                no_expiry=duration is None,
+                reason="test",
+            ),
+            lambda: self.model.hold_ramp(
+                throttle, self.now, self.until(duration) if told else "same"
+            ),
+        )
+        self.changed(pair, throttle)
+
+    @precondition(lambda self: self.throttles(live=True))
+    @rule(which=which, held=st.sampled_from((True, True, False)))
+    def throttle_resume(self, which: int, held: bool) -> None:
+        live = self.throttles(live=True)
+        throttle = self.one_of([s for s in live if not held or s.held is not None] or live, which)
+        pair = self.both(
+            lambda: self.ledger.admin.throttle_resume(throttle.id, reason="test"),
+            lambda: self.model.resume_ramp(throttle, self.now),
+        )
+        if pair is not None and pair[0].changed:
+            # Where the end goes is said nowhere, but that every step comes and that an end
+            # after the last of them stays.
+            told = pair[0].item["ends_at"]
+            end = None if told is None else milliseconds(datetime.fromisoformat(told))
+            last = throttle.steps[-1]
+            if last.lifting:
+                assert end == last.at
+            elif throttle.ends is None or throttle.ends > last.at:
+                assert end == throttle.ends
+            else:
+                assert end is not None and end > last.at
+            throttle.ends = end
+        self.changed(pair, throttle)
 
     @precondition(lambda self: self.throttles())
     @rule(which=which, duration=ends)
     def throttle_extend(self, which: int, duration: str | None) -> None:
-        throttle = self.throttles()[-1 - which % len(self.throttles())]
-        if throttle.gone or (throttle.ends is not None and self.now >= throttle.ends):
-            return
-        self.ledger.admin.throttle_extend(
-            throttle.id, duration=duration, no_expiry=duration is None, reason="test"
-        )
-        throttle.ends = self.until(duration)
+        throttle = self.one_of(self.throttles(live=True) or self.throttles(), which)
+        before = throttle.ends
 
-    def throttles(self) -> list[Switch]:
-        return [s for s in self.model.switches if s.kind in ("deny", "cap", "scale")]
+        def modelled() -> bool:
+            lasts_ms = None if duration is None else LENGTHS[duration] * 1000
+            self.model.extend(throttle, self.now, lasts_ms)
+            return throttle.ends != before
+
+        pair = self.both(
+            lambda: self.ledger.admin.throttle_extend(
+                throttle.id, duration=duration, no_expiry=duration is None, reason="test"
+            ),
+            modelled,
+        )
+        self.changed(pair, throttle)
+
+    @rule(
+        resource=resources,
+        capacity=st.one_of(
+            st.none(), st.tuples(st.sampled_from((*NAMES, "day", "day")), st.integers(0, 25))
+        ),
+    )
+    def set_capacity(self, resource: str, capacity: tuple[Period, int] | None) -> None:
+        """As a policy file does it."""
+        period, most = capacity or (None, None)
+        length = None if period is None else LENGTHS_MIN[list(NAMES).index(period)]
+        with self.ledger.engine.writing() as book:
+            facts = {"capacity_max": most, "capacity_period": length}
+            book.update("resource", {"name": resource}, facts)
+            book.touch_policy()
+            book.prune_totals(totals_kept(book.reread_policy()), 0)
+        self.model.capacities.pop(resource, None)
+        if capacity is not None:
+            self.model.capacities[resource] = capacity
 
     @rule(
         mode=st.sampled_from(("shadow", "shadow", "off")),
@@ -655,10 +856,21 @@ class Machine(RuleBasedStateMachine):
                         self.look(user, resource, 3)
                 verification = self.ledger.verify()
                 assert verification.ok, verification.differences
+                shadowed = sum(t.amount for t in self.model.takings if t.would_be is not None)
+                assert self.counted() == (self.denied, shadowed)
         finally:
             for connection in self.connections:
                 connection.close()
             self.folder.cleanup()
+
+    def counted(self) -> tuple[int, int]:
+        """Units denied, and those that were only not denied in shadow or by a drill."""
+        with closing(sqlite3.connect(self.path)) as connection:
+            denied, shadow_denied = connection.execute(
+                "SELECT ifnull(sum(denied), 0), ifnull(sum(shadow_denied), 0) FROM counter "
+                "WHERE period = 1440"
+            ).fetchone()
+        return denied, shadow_denied
 
 
 def answer_of(found: Decision) -> Answer:
@@ -681,7 +893,20 @@ def answer_of(found: Decision) -> Answer:
         entry_id=found.entry_id,
         reservation_id=found.reservation_id,
         replayed=found.replayed,
+        message=found.message,
     )
+
+
+def milliseconds(at: datetime) -> int:
+    return round(at.timestamp() * 1000)
+
+
+def rfc3339(at: int | None) -> str | None:
+    """As an outcome writes a moment."""
+    if at is None:
+        return None
+    text = datetime.fromtimestamp(at // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text}.{at % 1000:03}Z" if at % 1000 else f"{text}Z"
 
 
 def limit_text(limits: dict[Period, int | None]) -> str:

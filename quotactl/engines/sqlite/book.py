@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from quotactl.engines.sqlite.affected import add_grants
 from quotactl.engines.sqlite.queries import Queries
 from quotactl.errors import LedgerCorrupt
 from quotactl.ledger.engine import CounterValue, Head, Row, StoredAccount, tier_or_default
@@ -389,6 +390,26 @@ class Book(Queries):
     ) -> list[Row]:
         condition, parameters = _condition(where or {})
         return self._dicts(f"SELECT * FROM {table}{condition} ORDER BY {order}", parameters)
+
+    def add_grants(
+        self,
+        *,
+        amount: int,
+        priority: int,
+        now_ms: int,
+        expires_at_ms: int | None,
+        audit_id: int,
+    ) -> int:
+        self.dirty = True
+        return add_grants(
+            self._connection,
+            amount=amount,
+            priority=priority,
+            now_ms=now_ms,
+            expires_at_ms=expires_at_ms,
+            audit_id=audit_id,
+            first_entry_id=self.next_entry_id(),
+        )
 
     def touch_policy(self) -> None:
         self.dirty = True

@@ -48,6 +48,41 @@ HAVING sum(used) <> sum(has_used) OR sum(granted) <> sum(has_granted)
     OR max(reset_id) <> max(has_reset)
 """
 
+# A window of which there is any row is kept whole; the others have no rows at all.
+# What a reset (kind 7) took off a user still counts here. Day windows go by the day that
+# was charged, shorter ones by the time at which the units were taken.
+_TOTALS = """
+WITH
+  head AS (SELECT checkpoint_entry_id AS id, checkpoint_at_ms AS at_ms FROM ledger),
+  kept AS (
+    SELECT total.* FROM total JOIN resource ON resource.id = resource_id
+    WHERE retired_at_ms IS NULL AND starts_at_ms >= (SELECT at_ms FROM head)
+  ),
+  taken AS (
+    SELECT e.resource_id, ifnull(e.tier_id, 0) AS tier_id, e.amount, e.day_ms,
+           ifnull(o.at_ms, e.at_ms) AS at_ms
+    FROM entry AS e LEFT JOIN entry AS o ON o.id = e.of_id
+    WHERE e.id > (SELECT id FROM head) AND e.kind BETWEEN 1 AND 6 AND e.day_ms IS NOT NULL
+      -- Where what it corrects is pruned, its windows are from before the checkpoint.
+      AND (e.of_id IS NULL OR o.id IS NOT NULL)
+  ),
+  summed AS (
+    SELECT resource_id, period, tier_id, sum(amount) AS used,
+           iif(period = 1440, day_ms, at_ms - at_ms % (period * 60000)) AS starts_at_ms
+    FROM (SELECT DISTINCT resource_id, period FROM kept) JOIN taken USING (resource_id)
+    GROUP BY 1, 2, 3, 5
+  )
+SELECT resource_id, period, starts_at_ms, tier_id, sum(used), sum(has_used)
+FROM (
+  SELECT resource_id, period, starts_at_ms, tier_id, used, 0 AS has_used
+  FROM summed JOIN (SELECT DISTINCT resource_id, period, starts_at_ms FROM kept)
+    USING (resource_id, period, starts_at_ms)
+  UNION ALL
+  SELECT resource_id, period, starts_at_ms, tier_id, 0, used FROM kept
+)
+GROUP BY resource_id, period, starts_at_ms, tier_id HAVING sum(used) <> sum(has_used)
+"""
+
 _BALANCES = """
 SELECT g.id, g.user_id, g.resource_id, ifnull(sum(m.amount), 0), g.balance
 FROM grant_pool AS g LEFT JOIN grant_movement AS m
@@ -113,6 +148,14 @@ def findings(connection: sqlite3.Connection, days: list[tuple[int, int]]) -> Ite
         ):
             if expected != found:
                 yield f"counter.{field}", where, expected, found
+    for resource_id, period, start, tier_id, expected, found in connection.execute(_TOTALS):
+        where = {
+            "resource_id": resource_id,
+            "period": period,
+            "starts_at_ms": start,
+            "tier_id": tier_id,
+        }
+        yield "total.used", where, expected, found
     for grant_id, user_id, resource_id, expected, found in connection.execute(_BALANCES):
         where = {"grant_id": grant_id, "user_id": user_id, "resource_id": resource_id}
         yield "grant.balance", where, expected, found

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
+from quotactl.engines.sqlite.affected import affected
 from quotactl.engines.sqlite.checks import Finding, findings
-from quotactl.ledger.engine import Row
+from quotactl.ledger.engine import Row, Sought
 
 # Anybody may ask for 2^53 units a thousand times and be denied, which must not
 # make sum() fail: total() adds as REAL, exact up to 2^53.
@@ -166,6 +168,15 @@ class Queries:
             "SELECT id FROM reservation WHERE state = 'pending' AND expires_at_ms <= ? "
             "ORDER BY id LIMIT ?",
             (now_ms, count),
+        )
+        return [row[0] for row in found]
+
+    def timed_out_of(self, resource_id: int, now_ms: int, count: int) -> list[int]:
+        """The same of one resource, in no order: quick where few are pending."""
+        found = self._connection.execute(
+            "SELECT id FROM reservation WHERE state = 'pending' AND resource_id = ? "
+            "AND expires_at_ms <= ? LIMIT ?",
+            (resource_id, now_ms, count),
         )
         return [row[0] for row in found]
 
@@ -361,37 +372,45 @@ class Queries:
             [starts_at_ms, reset_at_ms, *resource_ids, *([] if tier_id is None else [tier_id])],
         )
 
-    def sample_demand(
-        self, resource_id: int, day_ms: int, count: int, runs: int
-    ) -> tuple[list[tuple[int | None, int, int, int]], int]:
-        """(tier id, protected, used, asked) of about `count` users with demand on a day,
-        all of them if there are no more, and about how many there are.
-
-        The sample is `runs` runs of neighbours that begin evenly spread over the ids, so
-        it costs the same whatever the number of users.
-        """
-        sql = (
-            "SELECT tier_id, protected, c.used, c.used + c.granted + c.denied, c.user_id "
-            "FROM counter AS c CROSS JOIN user AS u ON u.id = c.user_id "
-            "WHERE c.resource_id = ? AND c.period = 1440 AND c.starts_at_ms = ? "
-            "AND c.user_id >= ? AND c.used + c.granted + c.denied > 0 "
-            "ORDER BY c.user_id LIMIT ?"
+    def demand_of_rule(
+        self, kind: str, rule_id: int, starts_at_ms: int, reset_at_ms: int
+    ) -> list[Row]:
+        """Sums of what one rule denied, or would have, between two hours' starts, by hour and
+        tier. What it allowed, as the rule with the least remaining, is not in it."""
+        return self._dicts(
+            f"SELECT hour_ms, tier_id, sum(requests) AS requests, {_DENIED} "
+            "FROM demand WHERE hour_ms >= ? AND hour_ms < ? AND rule_kind = ? AND rule_id = ? "
+            "AND (denied > 0 OR shadow_denied > 0) "
+            "GROUP BY hour_ms, tier_id ORDER BY hour_ms, tier_id",
+            (starts_at_ms, reset_at_ms, kind, rule_id),
         )
-        rows = self._connection.execute(sql, (resource_id, day_ms, 0, count + 1)).fetchall()
-        if len(rows) <= count:
-            return [row[:4] for row in rows], len(rows)
+
+    def sample_demand(
+        self, resource_id: int, day_ms: int, runs: int, length: int
+    ) -> list[tuple[int | None, int, int, int, float]]:
+        """(tier id, protected, used, asked, weight) of users with demand on a day.
+
+        The ids are cut into `runs` equal parts and the first `length` users of each are
+        taken, so that it costs the same whatever their number; the weight is how many
+        users each stands for, 1 where its part is there as a whole.
+        """
         newest = self.count_all_users()
-        sample: dict[int, tuple[int | None, int, int, int]] = {}
-        density = 0.0
+        sample: list[tuple[int | None, int, int, int, float]] = []
         for run in range(runs):
-            first = newest * run // runs
+            first, end = newest * run // runs + 1, newest * (run + 1) // runs + 1
             found = self._connection.execute(
-                sql, (resource_id, day_ms, first, count // runs)
+                "SELECT tier_id, protected, c.used, c.used + c.granted + c.denied, c.user_id "
+                "FROM counter AS c CROSS JOIN user AS u ON u.id = c.user_id "
+                "WHERE c.resource_id = ? AND c.period = 1440 AND c.starts_at_ms = ? "
+                "AND c.user_id >= ? AND c.user_id < ? AND c.used + c.granted + c.denied > 0 "
+                "ORDER BY c.user_id LIMIT ?",
+                (resource_id, day_ms, first, end, length),
             ).fetchall()
-            sample.update((row[4], row[:4]) for row in found)
-            last = found[-1][4] if len(found) == count // runs else newest
-            density += len(found) / max(1, last + 1 - first) / runs
-        return list(sample.values()), max(len(sample), round(newest * density))
+            weight = 1.0
+            if len(found) == length:
+                weight = (end - first) / (found[-1][4] + 1 - first)
+            sample += [(*row[:4], weight) for row in found]
+        return sample
 
     # ---- foresight
 
@@ -408,33 +427,40 @@ class Queries:
         of their own are left out. Gives (tier id, protected, users, cut off, asked, served
         before, served after).
         """
-        rows = list(ceilings)
-        one = "SELECT ? AS tier_id, ? AS protected, ? AS old, ? AS new"
-        known = " UNION ALL ".join([one] * len(rows))
-        # Of one day there is a row for each user; of several they are added up first.
-        columns = (
-            "k.tier_id AS tier_id, k.protected AS protected, c.user_id AS user_id, "
-            "c.used >= k.new AND k.new < k.old AS cut, {asked} AS asked, "
-            "min({asked}, k.old) AS before, min({asked}, k.new) AS after"
-        ).format(asked="(c.used + c.granted + c.denied)")
+        # One number for a group, so that each row is placed by one look.
+        places = {
+            2 * (tier_id or 0) + protected: (tier_id, protected, old, new)
+            for tier_id, protected, old, new in ceilings
+        }
+        old = " ".join(f"WHEN {place} THEN {row[2]}" for place, row in places.items())
+        new = " ".join(f"WHEN {place} THEN {row[3]}" for place, row in places.items())
+        place = "2 * ifnull(u.tier_id, 0) + u.protected"
         each = (
-            f"SELECT {columns} FROM counter AS c CROSS JOIN user AS u ON u.id = c.user_id "
-            f"CROSS JOIN k ON k.tier_id IS u.tier_id AND k.protected = u.protected "
+            f"SELECT c.user_id AS user_id, {place} AS place, c.used AS used, "
+            f"c.used + c.granted + c.denied AS asked, CASE {place} {old} END AS old, "
+            f"CASE {place} {new} END AS new "
+            "FROM counter AS c CROSS JOIN user AS u ON u.id = c.user_id "
             f"WHERE c.resource_id = ? AND c.period = 1440 AND c.starts_at_ms IN ({_marks(starts)}) "
             f"AND c.used + c.granted + c.denied > 0 AND {_PLAIN}"
         )
+        rows = (
+            "SELECT user_id, place, used >= new AND new < old AS cut, asked, "
+            f"min(asked, old) AS before, min(asked, new) AS after FROM ({each}) "
+            "WHERE old IS NOT NULL"
+        )
         if len(starts) > 1:
-            each = (
-                "SELECT tier_id, protected, user_id, max(cut) AS cut, "
-                f"{_total('asked')} AS asked, {_total('before')} AS before, "
-                f"{_total('after')} AS after FROM ({each}) GROUP BY user_id"
+            # Of one day there is a row for each user; of several they are added up first.
+            rows = (
+                f"SELECT place, max(cut) AS cut, {_total('asked')} AS asked, "
+                f"{_total('before')} AS before, {_total('after')} AS after "
+                f"FROM ({rows}) GROUP BY user_id"
             )
-        return self._connection.execute(
-            f"WITH k AS MATERIALIZED ({known}) "
-            f"SELECT tier_id, protected, count(*), sum(cut), {_total('asked')}, "
-            f"{_total('before')}, {_total('after')} FROM ({each}) GROUP BY tier_id, protected",
-            [*(v for row in rows for v in row), resource_id, *starts, resource_id, now_ms],
-        ).fetchall()
+        found = self._connection.execute(
+            f"SELECT place, count(*), sum(cut), {_total('asked')}, {_total('before')}, "
+            f"{_total('after')} FROM ({rows}) GROUP BY place",
+            [resource_id, *starts, resource_id, now_ms],
+        )
+        return [(*places[place][:2], *values) for place, *values in found]
 
     def histogram_of_users(
         self, resource_id: int, starts: Sequence[int], now_ms: int
@@ -631,6 +657,79 @@ class Queries:
                 "  AND s.kind IN (3, 4, 5) AND s.at_ms <= ?) ORDER BY r.id",
                 (user_id, resource_id, at_ms, at_ms),
             ).fetchall()
+        )
+
+    # ---- aftermath
+
+    def denied_by(
+        self, throttle_id: int, starts_at_ms: int, reset_at_ms: int, *, drill: bool
+    ) -> list[tuple[int, int, int, int, int]]:
+        """(hour start, resource id, tier id, requests, units) that a throttle denied between
+        two hours' starts, or as a drill would have denied."""
+        # A throttle is also named by what it let pass, a drill by nothing but this.
+        what, units = ("shadow_denied > 0", "shadow_denied") if drill else ("denied > 0", "denied")
+        return self._connection.execute(
+            f"SELECT hour_ms, resource_id, tier_id, sum(requests), {_total(units)} FROM demand "
+            f"WHERE hour_ms >= ? AND hour_ms < ? AND rule_kind = 'throttle' AND rule_id = ? "
+            f"AND {what} GROUP BY hour_ms, resource_id, tier_id",
+            (starts_at_ms, reset_at_ms, throttle_id),
+        ).fetchall()
+
+    def pruned_days(self, starts: Sequence[int]) -> list[int]:
+        """Those of these days that had counters when they were closed, and have none now."""
+        return [
+            start
+            for (start,) in self._connection.execute(
+                f"SELECT starts_at_ms FROM closed_day AS d WHERE starts_at_ms IN ({_marks(starts)})"
+                " AND users > 0 AND NOT EXISTS (SELECT 1 FROM resource AS r JOIN counter AS c"
+                " ON c.resource_id = r.id AND c.period = 1440 AND c.starts_at_ms = d.starts_at_ms)"
+                " ORDER BY starts_at_ms",
+                list(starts),
+            )
+        ]
+
+    def overrides_between(
+        self, resource_ids: Sequence[int], starts: Sequence[int], from_ms: int, until_ms: int
+    ) -> list[Row]:
+        """Overrides that held at any time between two moments, with `tier_id` and `protected`
+        of their users, but only of users with a counter on one of these days."""
+        return self._dicts(
+            "SELECT o.*, u.tier_id, u.protected FROM override AS o JOIN user AS u "
+            f"ON u.id = o.user_id WHERE o.resource_id IN ({_marks(resource_ids)}) "
+            "AND o.created_at_ms < ? AND ifnull(o.expires_at_ms > ?, 1) "
+            "AND ifnull(o.ended_at_ms > ?, 1) AND EXISTS (SELECT 1 FROM counter AS c "
+            "WHERE c.resource_id = o.resource_id AND c.period = 1440 AND c.user_id = o.user_id "
+            f"AND c.starts_at_ms IN ({_marks(starts)})) ORDER BY o.id",
+            [*resource_ids, until_ms, from_ms, from_ms, *starts],
+        )
+
+    def affected(self, sought: Sought) -> AbstractContextManager[None]:
+        """Work out whom a throttle cost something; inside the block the next four answer."""
+        return affected(self._connection, sought)
+
+    def affected_by(self, column: str) -> list[tuple[int, int, int, int]]:
+        """(resource id, `tier_id` or `starts_at_ms`, users, units) of those it cost something."""
+        return self._connection.execute(
+            f"SELECT resource_id, {column}, count(DISTINCT user_id), {_total('cost')} "
+            f"FROM temp.affected GROUP BY 1, 2 ORDER BY 1, 2"
+        ).fetchall()
+
+    def affected_in_all(self) -> tuple[int, int]:
+        """Users, each once, and units."""
+        users, units = self._connection.execute(
+            f"SELECT count(DISTINCT user_id), {_total('cost')} FROM temp.affected"
+        ).fetchone()
+        return users, units
+
+    def most_affected(self, count: int) -> list[Row]:
+        """Users and resources with the highest cost first; those met first before others."""
+        return self._dicts(
+            f"SELECT a.*, u.name FROM (SELECT resource_id, user_id, tier_id, "
+            f"{_total('cost')} AS cost, {_total('asked')} AS asked, {_total('used')} AS used, "
+            f"{_total('granted')} AS granted FROM temp.affected GROUP BY resource_id, user_id "
+            "ORDER BY cost DESC, user_id, resource_id LIMIT ?) AS a "
+            "JOIN user AS u ON u.id = a.user_id ORDER BY a.cost DESC, a.user_id, a.resource_id",
+            (count,),
         )
 
     def _ids_between(self, from_ms: int, until_ms: int) -> tuple[int, int]:
