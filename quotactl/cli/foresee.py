@@ -23,7 +23,7 @@ from quotactl.cli.levers import (
     Total,
 )
 from quotactl.cli.options import For, NoExpiry, Reason, Resources, Ticket, Tiers, Until
-from quotactl.cli.outcome import opened
+from quotactl.cli.outcome import opened, undo
 from quotactl.errors import Conflict
 
 if TYPE_CHECKING:
@@ -218,20 +218,15 @@ def solve(
             )
         from quotactl.cli.throttle import guard
 
-        put_on = [
-            q.admin.pull(
-                wanted,
-                Timing(None, duration, until, no_expiry),
-                replace=replace,
-                reason=reason,
-                ticket=ticket,
-                approve=guard(q, allow_impact=allow_impact),
-            )
-            for wanted in levers
-        ]
+        put_on = q.admin.pull(
+            levers,
+            Timing(None, duration, until, no_expiry),
+            replace=replace,
+            reason=reason,
+            ticket=ticket,
+            approve=guard(q, allow_impact=allow_impact),
+        )
         _show_fit(fit)
-        from quotactl.cli.outcome import undo
-
         for outcome in put_on:
             this.say(outcome.message)
             if outcome.changed:

@@ -116,8 +116,8 @@ def on(
             foresee.show(q, [wanted], timing)
         return
     with opened(notice=False) as q:
-        outcome = q.admin.pull(
-            wanted,
+        (outcome,) = q.admin.pull(
+            [wanted],
             timing,
             replace=replace,
             reason=reason,

@@ -391,6 +391,44 @@ class Reading(Protocol):
         """Users and resources with the highest cost first; those met first before others."""
         ...
 
+    # ---- what was
+
+    def newest_switches(self, count: int) -> list[Row]:
+        """The last so many rows of `switch`, newest first, whatever became of them."""
+        ...
+
+    def entries_of(
+        self, user_id: int, resource_id: int, from_ms: int, until_ms: int
+    ) -> Iterator[tuple[Entry, int]]:
+        """One user's entries for a resource from one moment to another, both included, each
+        with the time at which its units were taken: its own, or that of what it corrects.
+
+        No index leads to a user's entries: it looks at those of everybody, in the range
+        of ids that times within ten minutes of these have.
+        """
+        ...
+
+    def resets_of(self, resource_id: int, from_ms: int, until_ms: int) -> Iterator[Entry]:
+        """The entries between two moments that gave somebody fresh windows; as `entries_of`."""
+        ...
+
+    def tiers_charged(self, user_id: int, from_ms: int, until_ms: int) -> set[int | None]:
+        """The tiers that a user was on whenever they took something between two moments,
+        both excluded; as `entries_of`."""
+        ...
+
+    def balances_at(self, grant_ids: Sequence[int], at_ms: int) -> dict[int, int]:
+        """What was left in grants at a moment after the checkpoint's; looks at every
+        movement that is kept."""
+        ...
+
+    def timed_out_at(
+        self, resource_id: int, at_ms: int, *, user_id: int | None = None
+    ) -> dict[int, int]:
+        """Holds, of one user or of all, that were over at a moment and not settled by then
+        (id to expiry); looks at every reservation that is kept."""
+        ...
+
     # ---- closing and verifying
 
     def day_totals(self, starts_at_ms: int, reset_at_ms: int) -> dict[str, int]:

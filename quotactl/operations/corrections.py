@@ -128,8 +128,9 @@ class Corrections(Workspace):
     def reset(self, user: str, resource: Resource, now_ms: int) -> int:
         """Give one user fresh windows through correcting entries.
 
-        All windows in force at `now_ms` start again at 0; of a week or month, all
-        its days so far. Returns the units taken off the longest window.
+        All windows of the user in force at `now_ms` start again at 0; of a week or month,
+        all its days so far. Returns the units taken off the days, or where that is nothing
+        off the shorter window that had most; 0 if nothing was counted in any.
         """
         self._refuse_closed(now_ms)
         account, _ = self._account(user, resource, now_ms)
@@ -137,16 +138,17 @@ class Corrections(Workspace):
         calendar = self.policy.calendar
         days = {calendar.day(now_ms).starts_at_ms}
         for ceiling in standing.ceilings:
-            if ceiling.period.length_min > 1440:
+            if ceiling.period.length_min > 1440 and not ceiling.shared:
                 span = calendar.window(ceiling.period, now_ms)
                 days.update(s for s in calendar.day_starts(span) if s <= now_ms)
-        freed = 0
+        freed = paid = 0
+        shorter = []
         for day_ms in sorted(days):
             counter = self.book.counter(account.user_id, resource.id, 1440, day_ms)
             pending = self.changes.counters.get((resource.id, 1440, day_ms, account.user_id))
             used = (counter.used if counter else 0) + (pending[0] if pending else 0)
             granted = (counter.granted if counter else 0) + (pending[1] if pending else 0)
-            if counter is None and pending is None:
+            if not (used or granted):
                 continue
             entry = self._correct(
                 account, now_ms, -(used + granted), -granted, day_ms=day_ms, periods=()
@@ -159,6 +161,7 @@ class Corrections(Workspace):
             self._book_correction(booked_ms, resource.id, tier_id, used, granted, reason=RESET)
             account.used[1440, day_ms] = account.granted[1440, day_ms] = 0
             freed += used
+            paid += granted
         for length_min in standing.periods:
             start = start_of(now_ms, length_min)
             used = account.used.get((length_min, start), 0)
@@ -169,7 +172,8 @@ class Corrections(Workspace):
             self._add_counter(key, -used, 0)
             self.changes.resets[key] = entry.id
             account.used[length_min, start] = 0
-        return freed
+            shorter.append(used)
+        return freed or max(shorter, default=0) or paid
 
     # ---- in detail
 

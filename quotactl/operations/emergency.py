@@ -108,51 +108,49 @@ class Emergency(Acts):
             message=message,
         )
         timing = Timing(at, duration, until, no_expiry)
-        return self.pull(
-            wanted, timing, replace=replace, reason=reason, ticket=ticket, approve=approve
+        (outcome,) = self.pull(
+            [wanted], timing, replace=replace, reason=reason, ticket=ticket, approve=approve
         )
+        return outcome
 
     def pull(
         self,
-        wanted: Lever,
+        levers: Sequence[Lever],
         timing: Timing,
         *,
         replace: bool = False,
         reason: str | None = None,
         ticket: str | None = None,
         approve: Approve | None = None,
-    ) -> Outcome:
-        """`throttle_on` with what was asked for read already."""
+    ) -> list[Outcome]:
+        """`throttle_on` for what was read already, of several all or nothing.
+
+        `approve` is shown what those that are not on already would do together.
+        """
         why_needed = "a throttle"
         check_why(reason, ticket, why_needed)
         now_ms = to_ms(self._clock())
         with self._engine.reading() as book:
-            starts_at_ms, ends_at_ms = when(book, wanted, timing, now_ms)
-            found = in_the_way(book, wanted, starts_at_ms, ends_at_ms, now_ms, replace=replace)
-            if isinstance(found, Outcome):
-                return found
-            throttle = wanted.throttle(book.policy, starts_at_ms, ends_at_ms)
-            impact = impact_of(book, [throttle], [row["id"] for row in found], now_ms)
+            throttles, removed, already = [], [], []
+            for wanted in levers:
+                starts_at_ms, ends_at_ms = when(book, wanted, timing, now_ms)
+                found = in_the_way(book, wanted, starts_at_ms, ends_at_ms, now_ms, replace=replace)
+                if isinstance(found, Outcome):
+                    already.append(found)
+                    continue
+                removed += [row["id"] for row in found]
+                throttles.append(wanted.throttle(book.policy, starts_at_ms, ends_at_ms))
+            if not throttles:
+                return already
+            impact = impact_of(book, throttles, removed, now_ms)
         if approve is not None:
             # Not inside the transaction: a person may take long to answer.
             approve(impact)
         with self._act(reason=reason, ticket=ticket, why_needed=why_needed) as act:
-            put = put_on(act, wanted, timing, replace=replace, promise=impact)
-            if isinstance(put, Outcome):
-                return put
-            switch, replaced = put
-            view = switch_view(act.book, switch, act.now_ms)
-            since = ""
-            if switch["starts_at_ms"] > act.now_ms:
-                calendar = act.book.policy.calendar
-                since = f"from {instant_text(switch['starts_at_ms'], calendar)} "
-            was = f", in place of {', '.join(str(r['id']) for r in replaced)}" if replaced else ""
-            state = "scheduled" if since else "on"
-            message = (
-                f"throttle {title(switch)} is {state}: {describe(view)}, "
-                f"{since}{ending(act, switch['ends_at_ms'])}{was}"
-            )
-            return Outcome(True, message, view.to_dict())
+            return [
+                _told(act, put_on(act, wanted, timing, replace=replace, promise=impact))
+                for wanted in levers
+            ]
 
     def throttle_off(
         self,
@@ -375,6 +373,23 @@ def put_on(
         replaced=found,
     )
     return switch, found
+
+
+def _told(act: Act, put: tuple[Row, list[Row]] | Outcome) -> Outcome:
+    """What putting a throttle on did, in words."""
+    if isinstance(put, Outcome):
+        return put
+    switch, replaced = put
+    view = switch_view(act.book, switch, act.now_ms)
+    since = ""
+    if switch["starts_at_ms"] > act.now_ms:
+        since = f"from {instant_text(switch['starts_at_ms'], act.book.policy.calendar)} "
+    was = f", in place of {', '.join(str(r['id']) for r in replaced)}" if replaced else ""
+    message = (
+        f"throttle {title(switch)} is {view.state}: {describe(view)}, "
+        f"{since}{ending(act, switch['ends_at_ms'])}{was}"
+    )
+    return Outcome(True, message, view.to_dict())
 
 
 def in_the_way(

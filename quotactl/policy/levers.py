@@ -411,6 +411,8 @@ def _read_enforcement(where: str, found: Any) -> EnforcementLever:
         raise InvalidInput(f"{where} is neither a mode nor a table", hint='such as "shadow"')
     _known(table, _ENFORCEMENT_KEYS, where)
     mode: Any = table.get("mode")
+    if mode is None:
+        raise InvalidInput(f"{where}.mode is missing", hint="shadow or off")
     if mode not in ("shadow", "off"):
         raise InvalidInput(f"{where} {shown(mode)} is not known", hint="shadow or off")
     duration_ms = _read_duration(f"{where}.for", table)

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from quotactl.errors import InvalidInput
 from quotactl.ledger.engine import CounterValue, Reading, Row, StoredAccount
-from quotactl.ledger.entries import Entry, Kind, Reservation
+from quotactl.ledger.entries import Entry, Reservation
 from quotactl.policy.model import (
     Account,
     Block,
@@ -51,12 +51,11 @@ _NEAR_MS = 2 * DAY_MS
 
 @dataclass(slots=True)
 class _Sums:
-    """What entries from `from_ms` up to the moment add up to, by window."""
+    """What one user's entries from `from_ms` up to the moment add up to, by window."""
 
     from_ms: int
     used: dict[tuple[int, int], int]
     granted: dict[tuple[int, int], int]
-    reset_ids: dict[tuple[int, int], int]
 
 
 class Then:
@@ -102,7 +101,10 @@ class Then:
             key = ("user protected", self._user["id"])
             self._protected = bool(self._before.get(key, self._user["protected"]))
         self._sums: dict[tuple[int, int], _Sums] = {}
+        # Holds that were over and settled later, if at all: id to expiry.
         self._timed_out: dict[int, int] = {}
+        # By resource: since when, and the newest reset by user and window.
+        self._resets: dict[int, tuple[int, dict[tuple[int | None, int, int], int]]] = {}
 
     def as_reading(self) -> Reading:
         """It fulfils what a decision asks of it, and passes on what never changes."""
@@ -331,8 +333,9 @@ class Then:
         grants = self.rows("grant_pool", both)
         account.grants = tuple(Grant(g["id"], g["priority"], g["expires_at_ms"]) for g in grants)
         account.balances = {g["id"]: g["balance"] for g in grants}
-        self._timed_out = self._book.timed_out_at(row["id"], resource.id, self._at_ms)
-        return StoredAccount(account, dict(self._timed_out))
+        holds = self._book.timed_out_at(resource.id, self._at_ms, user_id=row["id"])
+        self._timed_out.update(holds)
+        return StoredAccount(account, holds)
 
     def load_counts(
         self, user_id: int, resource_id: int, windows: Iterable[tuple[int, int]]
@@ -344,13 +347,24 @@ class Then:
     def counter(
         self, user_id: int, resource_id: int, length_min: int, starts_at_ms: int
     ) -> CounterValue | None:
-        sums = self._summed(user_id, resource_id, starts_at_ms)
-        window = (length_min, starts_at_ms)
-        if window not in sums.used:
+        """Of a counter all that is asked here: which entry gave it a fresh start, so that
+        a hold from before is not given back to it."""
+        if self.is_pruned(starts_at_ms):
             return None
-        return CounterValue(
-            sums.used[window], sums.granted.get(window, 0), sums.reset_ids.get(window)
-        )
+        since_ms, resets = self._resets.get(resource_id, (self._at_ms + 1, {}))
+        if starts_at_ms < since_ms:
+            resets = {}
+            for entry in self._book.resets_of(resource_id, starts_at_ms, self._at_ms):
+                windows = [(1440, entry.day_ms)] if entry.day_ms is not None else []
+                windows += [(p, entry.at_ms - entry.at_ms % (p * MINUTE_MS)) for p in entry.periods]
+                resets.update(((entry.user_id, *window), entry.id) for window in windows)
+            self._resets[resource_id] = (starts_at_ms, resets)
+        return CounterValue(0, 0, resets.get((user_id, length_min, starts_at_ms)))
+
+    def timed_out_of(self, resource_id: int, now_ms: int, count: int) -> list[int]:
+        found = self._book.timed_out_at(resource_id, now_ms)
+        self._timed_out.update(found)
+        return list(found)[:count]
 
     def load_total(
         self, resource_id: int, length_min: int, starts_at_ms: int
@@ -410,7 +424,7 @@ class Then:
         sums = self._sums.get((user_id, resource_id))
         if sums is not None and sums.from_ms <= from_ms:
             return sums
-        sums = self._sums[user_id, resource_id] = _Sums(from_ms, {}, {}, {})
+        sums = self._sums[user_id, resource_id] = _Sums(from_ms, {}, {})
         entries = self._book.entries_of(user_id, resource_id, from_ms, self._at_ms)
         for entry, taken_at_ms in entries:
             charged = []
@@ -423,8 +437,6 @@ class Then:
                 charged.append(((length_min, start), entry.amount))
             for window, units in charged:
                 sums.used[window] = sums.used.get(window, 0) + units
-                if entry.kind is Kind.RESET:
-                    sums.reset_ids[window] = entry.id
         return sums
 
 

@@ -18,8 +18,7 @@ from quotactl.policy.levers import (
     preset_text,
     read_preset,
 )
-from quotactl.policy.model import Limit, Step
-from quotactl.policy.notation import AMOUNT_MAX
+from quotactl.policy.model import AMOUNT_MAX, Limit, Step
 from quotactl.policy.window import DAY, period_of_length
 
 HOUR = period_of_length(60)
@@ -113,8 +112,8 @@ def test_nothing_at_all_keeps_grants_from_paying_and_a_cap_does_not() -> None:
          "total 40000/hour for tier a and b, image and video"),
         ({"scale": "25%", "floor": 0}, "scale 25% but at least 0 for all tiers, all resources"),
         ({"ramp": "10%,100%", "every": "5m", "freeze_grants": True, "include_protected": True},
-         "scale 100% for all tiers, all resources (in steps 10%, 100%, 5m each; "
-         "grants frozen; protected ones too)"),
+         ("scale 100% for all tiers, all resources (in steps 10%, 100%, 5m each; "
+          "grants frozen; protected ones too)")),
     ],
 )  # fmt: skip
 def test_a_lever_is_told_in_words(how: dict[str, Any], text: str) -> None:
@@ -259,7 +258,7 @@ def test_a_mode_alone_is_a_preset_too() -> None:
          r"preset.p.throttle.colour is not a key of a policy file \(throttle 2 of 2\)"),
         ("[preset.p]\nenforcement = 3", "preset.p.enforcement is neither a mode nor a table"),
         ("[preset.p]\nenforcement = 'on'", "preset.p.enforcement 'on' is not known"),
-        ("[preset.p]\nenforcement = {tier = 'a'}", "preset.p.enforcement None is not known"),
+        ("[preset.p]\nenforcement = {tier = 'a'}", "preset.p.enforcement.mode is missing"),
         ("[preset.p]\nenforcement = {mode = 'off', colour = 1}", "enforcement.colour is not a key"),
         ("[preset.p]\nenforcement = {mode = 'off', for = 3}", "enforcement.for is not a text"),
         ("[preset.p]\nenforcement = {mode = 'off', for = '3'}", "enforcement.for: duration '3'"),

@@ -207,6 +207,15 @@ class Book(Queries):
         ):
             yield _entry(row[:-1]), row[-1]
 
+    def resets_of(self, resource_id: int, from_ms: int, until_ms: int) -> Iterator[Entry]:
+        first_id, end_id = self._ids_between(from_ms, until_ms)
+        for row in self._connection.execute(
+            _ENTRY + "WHERE id >= ? AND id < ? AND kind = 7 AND resource_id = ? "
+            "AND at_ms BETWEEN ? AND ? ORDER BY id",
+            (first_id, end_id, resource_id, from_ms, until_ms),
+        ):
+            yield _entry(row)
+
     def movements(self, entry_ids: Sequence[int]) -> list[tuple[int, int]]:
         moved: list[tuple[int, int]] = []
         for entry_id in entry_ids:

@@ -647,15 +647,18 @@ class Queries:
             ).fetchall()
         )
 
-    def timed_out_at(self, user_id: int, resource_id: int, at_ms: int) -> dict[int, int]:
-        """A user's holds that were over at a moment and not settled by then (id to expiry)."""
+    def timed_out_at(
+        self, resource_id: int, at_ms: int, *, user_id: int | None = None
+    ) -> dict[int, int]:
+        """Holds that were over at a moment and not settled by then (id to expiry)."""
         return dict(
             self._connection.execute(
                 "SELECT r.id, r.expires_at_ms FROM reservation AS r JOIN entry AS e ON e.id = r.id "
-                "WHERE r.user_id = ? AND r.resource_id = ? AND r.expires_at_ms <= ? "
+                "WHERE r.resource_id = ? AND r.user_id = ifnull(?, r.user_id) "
+                "AND r.expires_at_ms <= ? "
                 "AND NOT EXISTS (SELECT 1 FROM entry AS s WHERE s.of_id = r.id "
                 "  AND s.kind IN (3, 4, 5) AND s.at_ms <= ?) ORDER BY r.id",
-                (user_id, resource_id, at_ms, at_ms),
+                (resource_id, user_id, at_ms, at_ms),
             ).fetchall()
         )
 
