@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
+
+HOUR_MS = 3_600_000
 
 STATEMENTS = (
     # A cap with `total` is on the sum of all users in scope, not on each.
@@ -75,43 +79,37 @@ _RESETS = """
 SELECT at_ms, day_ms, resource_id, ifnull(tier_id, 0), amount - granted, granted
 FROM entry WHERE kind = 7 AND day_ms IS NOT NULL
 """
-_BOOKED = """
-SELECT hour_ms FROM demand
-WHERE resource_id = :resource AND tier_id = :tier AND reason = 'correction'
-  AND (hour_ms = :day OR (hour_ms > :at - 3600000 AND hour_ms <= :at))
-  AND used <= :used AND granted <= :granted
-ORDER BY hour_ms DESC LIMIT 1
+_MOVE_FROM = """
+UPDATE demand SET used = used - :used, granted = granted - :granted
+WHERE hour_ms = :hour AND resource_id = :resource AND tier_id = :tier AND reason = 'correction'
 """
-_MOVE = (
-    """
-    UPDATE demand SET used = used - :used, granted = granted - :granted
-    WHERE hour_ms = :hour AND resource_id = :resource AND tier_id = :tier
-      AND reason = 'correction'
-    """,
-    """
-    INSERT INTO demand (hour_ms, resource_id, tier_id, reason, rule_kind, rule_id, used, granted)
-    VALUES (:hour, :resource, :tier, 'reset', 'tier', :tier, :used, :granted)
-    ON CONFLICT DO UPDATE SET used = used + excluded.used, granted = granted + excluded.granted
-    """,
-)
+_MOVE_TO = """
+INSERT INTO demand (hour_ms, resource_id, tier_id, reason, rule_kind, rule_id, used, granted)
+VALUES (:hour, :resource, :tier, 'reset', 'tier', :tier, :used, :granted)
+ON CONFLICT DO UPDATE SET used = used + excluded.used, granted = granted + excluded.granted
+"""
 
 
 def apply(db: Database) -> None:
     """Add what emergency controls need; nothing that is counted changes."""
     for statement in STATEMENTS:
         db.execute(statement)
+    ((zone,),) = db.execute("SELECT zone FROM ledger").fetchall() or [("UTC",)]
     for at_ms, day_ms, resource_id, tier_id, used, granted in db.execute(_RESETS).fetchall():
         facts = {
-            "at": at_ms,
-            "day": day_ms,
+            "hour": _booked_ms(ZoneInfo(zone), at_ms, day_ms),
             "resource": resource_id,
             "tier": tier_id,
             "used": used,
             "granted": granted,
         }
-        booked = db.execute(_BOOKED, facts).fetchone()
-        if booked is None:  # pruned
-            continue
-        for statement in _MOVE:
-            db.execute(statement, {**facts, "hour": booked[0]})
+        if db.execute(_MOVE_FROM, facts).rowcount:  # else it is pruned
+            db.execute(_MOVE_TO, facts)
     db.execute("PRAGMA user_version = 2")
+
+
+def _booked_ms(zone: ZoneInfo, at_ms: int, day_ms: int) -> int:
+    """The hour under which a reset's demand was booked: that of the reset for its own day,
+    for each day before it, of a week or month, the day's first."""
+    reset_on, day = (datetime.fromtimestamp(ms // 1000, zone).date() for ms in (at_ms, day_ms))
+    return at_ms - (at_ms - day_ms) % HOUR_MS if reset_on == day else day_ms

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
+from time import sleep
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -196,9 +196,10 @@ def drill(
     """Try a preset's throttles for ten minutes, or --for so long, and deny nobody.
 
     Counts what they would have denied of what is asked for meanwhile, each request by
-    itself: exact for caps per day and one unit at a time, else rather more, since what
-    would have been denied is used. The preset's enforcement mode is not tried. On a
-    terminal it waits for the end and shows the report; Ctrl-C leaves the drill on.
+    itself: exact for caps per day and one unit at a time, elsewhere an estimate, since
+    what would have been denied is used, and grants are not used up. The preset's
+    enforcement mode is not tried. On a terminal it waits for the end and shows the
+    report; Ctrl-C leaves the drill on.
 
     Examples:
       quotactl preset drill gpu-melt --for 10m --reason 'before the launch'
@@ -242,7 +243,7 @@ def _wait(q: Ledger, name: str) -> None:
                 # One line that is written over; the end of the old one may stick out.
                 sys.stderr.write(f"\r{left}, {_would(seen)} so far\x1b[K")
                 sys.stderr.flush()
-            time.sleep(TICK_S if left_ms is None else max(0.001, min(TICK_S, left_ms / 1000)))
+            sleep(TICK_S if left_ms is None else max(0.001, min(TICK_S, left_ms / 1000)))
     except KeyboardInterrupt:
         if line:
             sys.stderr.write("\n")

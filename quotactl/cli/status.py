@@ -13,7 +13,10 @@ from quotactl.cli.outcome import opened
 from quotactl.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from quotactl.api import Ledger
+    from quotactl.reports.status import Status
 
 # To the top left, and everything away.
 CLEAR = "\x1b[H\x1b[2J"
@@ -102,7 +105,7 @@ def _show(this: Invocation, ledger: Ledger) -> None:
                     "id": view.id,
                     "name": view.name,
                     "what": describe(view),
-                    "since": f"{view.starts_at:%H:%M}Z",
+                    "since": _since(view.starts_at, state),
                     "ends in": left(view, state.now),
                     "by": view.actor,
                     "reason": view.reason,
@@ -126,6 +129,16 @@ def _show(this: Invocation, ledger: Ledger) -> None:
             ],
             title="Denied by it so far",
         )
+
+
+def _since(at: datetime, state: Status) -> str:
+    """When a switch began, in the ledger's zone; with the day where it is another one."""
+    from zoneinfo import ZoneInfo
+
+    zone = ZoneInfo(state.zone)
+    local = at.astimezone(zone)
+    today = local.date() == state.now.astimezone(zone).date()
+    return f"{local:%H:%M}" if today else f"{local:%m-%d %H:%M}"
 
 
 def _gap(this: Invocation) -> None:

@@ -47,7 +47,8 @@ def course_of(book: Reading, switch: Row, now_ms: int) -> Course:
     assert isinstance(throttle, Throttle)
     ends = [end for end in (switch["ended_at_ms"], switch["ends_at_ms"]) if end is not None]
     start = switch["starts_at_ms"]
-    on = Window(start, max(start, min([now_ms, *ends])))
+    # The present moment is part of it while it is on.
+    on = Window(start, max(start, min([now_ms + 1, *ends])))
     calendar = book.policy.calendar
     days = []
     at_ms = start

@@ -132,23 +132,31 @@ class Emergency(Acts):
         now_ms = to_ms(self._clock())
         with self._engine.reading() as book:
             throttles, removed, already = [], [], []
+            promises: dict[Lever, Impact] = {}
             for wanted in levers:
                 starts_at_ms, ends_at_ms = when(book, wanted, timing, now_ms)
                 found = in_the_way(book, wanted, starts_at_ms, ends_at_ms, now_ms, replace=replace)
                 if isinstance(found, Outcome):
                     already.append(found)
                     continue
-                removed += [row["id"] for row in found]
+                own = [row["id"] for row in found]
+                removed += own
                 throttles.append(wanted.throttle(book.policy, starts_at_ms, ends_at_ms))
+                promises[wanted] = impact_of(book, throttles[-1:], own, now_ms)
             if not throttles:
                 return already
-            impact = impact_of(book, throttles, removed, now_ms)
+            (impact, *more) = promises.values()
+            if more:
+                impact = impact_of(book, throttles, removed, now_ms)
         if approve is not None:
             # Not inside the transaction: a person may take long to answer.
             approve(impact)
         with self._act(reason=reason, ticket=ticket, why_needed=why_needed) as act:
             return [
-                _told(act, put_on(act, wanted, timing, replace=replace, promise=impact))
+                _told(
+                    act,
+                    put_on(act, wanted, timing, replace=replace, promise=promises.get(wanted)),
+                )
                 for wanted in levers
             ]
 
@@ -240,6 +248,12 @@ class Emergency(Acts):
             view = switch_view(act.book, switch, act.now_ms)
             if not steps:
                 raise Conflict(f"throttle {title(switch)} has no ramp to hold")
+            if switch["starts_at_ms"] > act.now_ms:
+                # There is no step to stay at: without its first one it would begin at 100%.
+                raise Conflict(
+                    f"throttle {title(switch)} is not on yet",
+                    hint=f"lift it: quotactl throttle off {switch['id']}",
+                )
             if switch["held_at_ms"] is not None:
                 message = f"throttle {title(switch)} is held at {view.step}% already"
                 return Outcome(False, message, view.to_dict())
@@ -255,8 +269,7 @@ class Emergency(Acts):
                 )
             changed = {"held_at_ms": act.now_ms, "ends_at_ms": ends_at_ms}
             view = _change(act, "throttle.hold", switch, changed)
-            at = "before its first step" if view.step is None else f"at {view.step}%"
-            message = f"throttle {title(switch)} is held {at}, {ending(act, ends_at_ms)}"
+            message = f"throttle {title(switch)} is held at {view.step}%, {ending(act, ends_at_ms)}"
             return Outcome(True, message, view.to_dict())
 
     def throttle_resume(
@@ -508,8 +521,14 @@ def _ramp_off(act: Act, switch: Row, parts: tuple[int, ...], every_ms: int) -> O
     if parts[-1] < 100 or len(parts) == 1:
         ends_at_ms += every_ms
         steps.append(Step(ends_at_ms, 100, lifting=True))
+    # Those held back neither come any more nor have come, also where their time is past.
+    came = set(act.book.steps_of(switch))
     for step in act.book.steps_of(switch, held_too=True):
-        if step.at_ms > act.now_ms or (step.lifting and step.at_ms == act.now_ms):
+        if (
+            step not in came
+            or step.at_ms > act.now_ms
+            or (step.lifting and step.at_ms == act.now_ms)
+        ):
             _drop_step(act, switch, step)
     put_steps(act, switch["id"], steps)
     changed = {"held_at_ms": None, "ends_at_ms": ends_at_ms}

@@ -81,7 +81,7 @@ def impact_of(
                 continue
             active += weight
             spared = bool(protected) or (tier is not None and tier.protected)
-            if not fresh and (used >= new or (full and not spared)):
+            if not fresh and (used >= new < old or (full and not spared)):
                 cut_off += weight
             if spared and lowered:
                 protected_hit = True

@@ -147,10 +147,12 @@ class Workspace:
 
     def _count_total(self, at_ms: int, resource: Resource, tier_id: int, units: int) -> None:
         """Add what was taken, or with a minus given back, to the sums of everybody."""
+        periods = totalled(self.policy, resource)
+        if not periods:
+            return
         calendar = self.policy.calendar
         totals = self._totals.get(resource.id, {})
-        lengths = {min(p.length_min, DAY_LENGTH_MIN) for p in totalled(self.policy, resource)}
-        for length_min in lengths:
+        for length_min in {min(p.length_min, DAY_LENGTH_MIN) for p in periods}:
             if length_min == DAY_LENGTH_MIN:
                 start = calendar.day(at_ms).starts_at_ms
             else:

@@ -115,7 +115,12 @@ def _drill(
     levels = levels_of(standing, account, calendar, now_ms)
     _, failing = _shortage(levels, amount, 0 if standing.freezers else pool)
     if failing:
-        verdict.would_be, verdict.drill, *_ = _refusal(standing, levels, failing, amount, pool)
+        verdict.would_be, rule, *_ = _refusal(standing, levels, failing, amount, pool)
+        if rule not in standing.drills:
+            # Real throttles alone let it pass: a drill is what makes the difference.
+            refusing = [level[0].rule for level in failing if level[0].rule in standing.drills]
+            rule = (refusing or standing.drills)[0]
+        verdict.drill = rule
 
 
 def levels_of(standing: Standing, account: Account, calendar: Calendar, now_ms: int) -> list[Level]:

@@ -50,7 +50,7 @@ class Standing:
     `ceilings` go from the shortest period to the longest. `freezers` are the
     throttles that keep grants from paying, by id. `listed` is False where neither tier
     nor override names the resource: its base is then 0 a day. `drilled` is how it would
-    be if the drills that are on were real.
+    be if the drills that are on, `drills`, were real.
     """
 
     ceilings: tuple[Ceiling, ...]
@@ -66,6 +66,7 @@ class Standing:
     from_ms: float
     until_ms: float
     drilled: Standing | None = None
+    drills: tuple[Rule, ...] = ()
 
 
 def resolve(policy: Policy, account: Account, now_ms: int) -> Standing:
@@ -170,6 +171,7 @@ def _resolve(
             from_ms=max((e for e in edges if e <= now_ms), default=float("-inf")),
             until_ms=min((e for e in edges if e > now_ms), default=float("inf")),
             drilled=drilled,
+            drills=tuple(t.rule for t in holding if t.drill),
         )
 
     return standing(active, standing(holding, None) if len(holding) > len(active) else None)

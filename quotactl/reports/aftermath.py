@@ -133,7 +133,7 @@ def aftermath(
         return Aftermath(
             throttle=switch_view(book, switch, now_ms),
             ended_at=moment_of(course.ended_at_ms),
-            timeline=tuple(_timeline(book, course, now_ms)),
+            timeline=tuple(_timeline(book, course)),
             denied=denied,
             total=Total(users, cost),
             tiers=tuple(_tiers(book, course, by_tier)),
@@ -208,7 +208,7 @@ def _tier_name(book: Reading, tier_id: int) -> str:
 # ---- what became of it
 
 
-def _timeline(book: Reading, course: Course, now_ms: int) -> list[Moment]:
+def _timeline(book: Reading, course: Course) -> list[Moment]:
     switch = course.switch
     moments: list[tuple[int, int, Moment]] = []
 
@@ -227,10 +227,10 @@ def _timeline(book: Reading, course: Course, now_ms: int) -> list[Moment]:
         if after.get("event") in events:
             add(row["at_ms"], row["action"], f"{row['subject']} {after.get('why', '')}", row)
     start, end = course.on
-    if switch["created_at_ms"] < start <= now_ms and (start < end or not course.over):
+    if switch["created_at_ms"] < start < end:
         add(start, "starts", None)
     for step in book.steps_of(switch):
-        if step.at_ms < end or (step.at_ms == end and not course.over):
+        if step.at_ms < end:
             add(step.at_ms, "lifting" if step.lifting else "step", f"{step.percent}%")
     if switch["lifted"]:
         lifted_ms = switch["ended_at_ms"]
@@ -266,9 +266,7 @@ def _detail(book: Reading, course: Course, row: Row) -> str | None:
         at = f"at {reached[-1]['percent']}%" if reached else "before its first step"
         return f"{at}, {_until(book, after)}"
     if action == "throttle.resume" or (action == "throttle.off" and after):
-        # What is ahead is what was not there before.
-        known = _steps(before)
-        ahead = [s for s in _steps(after) if s not in known] or _steps(after)
+        ahead = [s for s in _steps(after) if parse_rfc3339(s["at"]) >= row["at_ms"]]
         course_text = ", ".join(f"{s['percent']}% {_when(book, s['at'])}" for s in ahead)
         return f"{course_text}; {_until(book, after)}"
     if action == "grant.make_good":

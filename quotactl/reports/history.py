@@ -160,16 +160,8 @@ class Then:
         present = book.policy
         resources = {}
         for row in self._existing("resource"):
-            length_min = row["capacity_period"]
-            capacity: Any = before.get(
-                ("capacity", row["name"]),
-                None
-                if length_min is None
-                else str(Limit(period_of_length(length_min), row["capacity_max"])),
-            )
-            resources[row["id"]] = Resource(
-                row["id"], row["name"], row["unit"], self._capacity(row["name"], capacity)
-            )
+            id_, name = row["id"], row["name"]
+            resources[id_] = Resource(id_, name, row["unit"], self._capacity(row))
         tiers = {}
         for row in self._existing("tier"):
             id_, name = row["id"], row["name"]
@@ -203,13 +195,14 @@ class Then:
             and (row["retired_at_ms"] is None or row["retired_at_ms"] > self._at_ms)
         )
 
-    def _capacity(self, resource: str, text: Any) -> Limit | None:
-        if text is None:
+    def _capacity(self, row: Row) -> Limit | None:
+        text = self._before.get(("capacity", row["name"]), _UNCHANGED)
+        if text is not _UNCHANGED:
+            return None if text is None else parse_limit(text)[0]
+        length_min = row["capacity_period"]
+        if length_min is None:
             return None
-        if not isinstance(text, str):
-            self.unknown.append(f"the capacity of {resource}")
-            return None
-        return parse_limit(text)[0]
+        return Limit(period_of_length(length_min), row["capacity_max"])
 
     def _default_tier_id(self, tiers: Mapping[int, Tier]) -> int | None:
         name = self._before.get(("default",), _UNCHANGED)
@@ -464,15 +457,18 @@ def _found(
             for change in after["changes"]
             for key, value in _in_file(change["what"], change["before"])
         ]
-    capacity: list[tuple[Key, Any]] = []
-    if "capacity" in before or "capacity" in after:
-        capacity = [(("capacity", subject), before.get("capacity"))]
     if action == "resource.create":
         return []
     if action == "resource.delete":
         limits = before["limits"].items()
-        return [*capacity, *((("limit", tier, subject), text) for tier, text in limits)]
-    return capacity or None
+        return [
+            # Its row keeps that; what comes later is another resource's of that name.
+            (("capacity", subject), _UNCHANGED),
+            *((("limit", tier, subject), text) for tier, text in limits),
+        ]
+    if "capacity" in before:
+        return [(("capacity", subject), before["capacity"])]
+    return None
 
 
 def _in_file(what: str, before: str | None) -> list[tuple[Key, Any]]:

@@ -255,7 +255,7 @@ def in_force(engine: Engine, now_ms: int) -> str | None:
         view = switch_view(book, row, now_ms)
         end = instant_text(row["ends_at_ms"], book.policy.calendar)
         text = f"enforcement is {describe(view)}"
-        if view.kind in THROTTLE_KINDS:
+        if row["kind"] in THROTTLE_KINDS:
             name = f" ({view.name})" if view.name else ""
             text = f"throttle {view.id}{name} is on: {describe(view)}"
         text += ", with no end" if view.ends_at is None else f", until {end}"

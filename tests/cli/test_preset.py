@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import random
+import re
 import subprocess
 import sys
 import tomllib
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 import quotactl
-from quotactl.cli import preset as preset_cli
+from quotactl.cli.preset import TICK_S
 
 PRESETS = """
 [preset.gpu-melt]
@@ -387,9 +388,6 @@ def test_a_tier_that_a_preset_names_is_missed_by_name(melt: Any) -> None:
         "tier plus retired; its history stays; preset gpu-melt names it and can't come on "
         "until the policy file is changed\n"
     )
-    for words in ("preset on gpu-melt --yes", "preset preview gpu-melt"):
-        ran = melt(words, "--reason", "x")
-        assert ran.code in (0, 6)
     ran = melt("preset on gpu-melt --reason x --yes")
     assert ran.code == 6
     assert "preset 'gpu-melt' names what is not there: no tier 'plus'" in ran.err
@@ -697,11 +695,11 @@ def asleep(melt: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[],
 
     def during(happen: Callable[[], None]) -> None:
         def sleep(seconds: float) -> None:
-            assert 0 < seconds <= preset_cli.TICK_S
+            assert 0 < seconds <= TICK_S
             melt.later(seconds=seconds)
             happen()
 
-        monkeypatch.setattr(preset_cli.time, "sleep", sleep)
+        monkeypatch.setattr("quotactl.cli.preset.sleep", sleep)
 
     return during
 
@@ -781,7 +779,7 @@ def test_on_a_terminal_it_counts_down_and_shows_the_report(melt: Any) -> None:
         assert process.wait(timeout=60) == 0
     os.close(controller)
     text = printed.decode()
-    assert "\r2s left, would have denied 0 requests, 0 units so far" in text
+    assert re.search(r"\r[12]s left, would have denied 0 requests, 0 units so far", text)
     assert "is over; it would have denied 0 requests, 0 units" in text
 
 

@@ -32,6 +32,10 @@ BLURRED = (
     (re.compile(r'("retry_after_s": |retry_after_s +)\d+'), r"\1<seconds>"),
     (re.compile(r"(/[\w.-]+)+/(ledger\.db|quotactl)\b"), r"<scratch>/\2"),
     (re.compile(r"(reset_at|expires_at|ends_at|audit_hash) .*"), r"\1 <moment>"),
+    # Rates depend on the hour of the day, and when something passes on the moment.
+    (re.compile(r"^( *\d+ +\d+ +\d+) +\d+ +\d+$", re.MULTILINE), r"\1 <rates>"),
+    (re.compile(r"\(in [\dhms]+\)"), "(in <span>)"),
+    (re.compile(r"\b\d\d:\d\d\b"), "<clock>"),
     (re.compile(r"[─━]{3,}"), "<line>"),
     (re.compile(r" +"), " "),
 )

@@ -202,10 +202,27 @@ class Machine(RuleBasedStateMachine):
         assert not wrong, f"(ledger, model): {wrong}\nledger: {found}\nmodel: {expected}"
         event(f"reason {found.reason} {'would_be' if found.would_be else ''}")
         self.steps[found.reason] += 1
+        self.tally(found)
         if not found.allowed:
             request = (found.user, found.resource, found.amount)
             if found.retry_after_s is not None:
                 self.last_denied = (*request, self.now + found.retry_after_s * 1000)
+
+    def tally(self, found: Decision) -> None:
+        """Count what totals, ramps and drills had a part in."""
+        if found.rule.kind == "resource":
+            self.steps["by capacity" if not found.allowed else "shows capacity"] += 1
+        if found.rule.kind == "throttle":
+            (throttle,) = (s for s in self.model.switches if s.id == found.rule.id)
+            self.steps[("shows " if found.allowed else "by ") + throttle.kind] += 1
+            if throttle.percentage(self.now, lifting=True):
+                self.steps["in steps off"] += 1
+            elif throttle.steps and throttle.held is not None:
+                self.steps["held"] += 1
+            elif throttle.percentage(self.now, lifting=False) < 100:
+                self.steps["in steps on"] += 1
+        if found.would_be is not None:
+            self.steps["would be " + ("drilled" if found.rule.kind != "enforcement" else "")] += 1
 
     def taken(self, found: Decision, taking: Taking | None) -> None:
         assert found.allowed == (taking is not None) == (found.entry_id is not None)
@@ -652,23 +669,28 @@ class Machine(RuleBasedStateMachine):
         most=st.integers(0, 14),
         period=st.sampled_from((*NAMES, 60, "day", "day")),
         tiers=scopes_t,
-        duration=lengths,
+        duration=st.one_of(st.none(), lengths),
         message=st.sampled_from((None, "We are melting.")),
+        users=st.lists(st.sampled_from(USERS), max_size=4),
     )
     def total_on(
         self,
         most: int,
         period: Period,
         tiers: tuple[str, ...],
-        duration: str,
+        duration: str | None,
         message: str | None,
+        users: list[str],
     ) -> None:
-        """A plain one, in place of what is in its way, for the resource last asked for."""
+        """A plain one, in place of what is in its way, for what was last asked for, and a rush."""
+        resource = self.last[1]
         self.throttle_on(
-            ("total", most, period), (self.last[1],), tiers, None, duration, None, "3m",
+            ("total", most, period), (resource,), tiers, None, duration, None, "3m",
             freezes=False, reaches_protected=False, replace=True, name=None, message=message,
             drill=False,
         )  # fmt: skip
+        for user in users:
+            self.consume(user, resource, 2, None)
 
     @rule(users=st.lists(st.sampled_from(USERS), min_size=2, max_size=6), amount=st.integers(1, 3))
     def all_take(self, users: list[str], amount: int) -> None:

@@ -99,6 +99,7 @@ image = "unlimited"
 OTHER_POLICY = """\
 default_tier = "plus"
 [resource.image]
+capacity = "6/day"
 [resource.video]
 [tier.free.limits]
 image = "2/day"

@@ -133,7 +133,7 @@ def test_what_cannot_be_reported_is_refused(
 def test_status_tells_what_is_in_force_and_what_waits(ledger: Ledger, clock: Clock) -> None:
     ledger.admin.throttle_on(cap="1/day", tiers=["free"], duration="2h", reason="melting")
     state = status(ledger.engine, now(ledger))
-    assert [view.value for view in state.throttles] == ["1/day"]
+    assert [one.view.value for one in state.throttles] == ["1/day"]
     assert state.enforcement == "on"
     assert state.due == ("2025-03-29",)
     assert {r.resource: r.used for r in state.today} == {"image": 4, "video": 1}

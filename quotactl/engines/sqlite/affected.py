@@ -127,10 +127,8 @@ def _find(connection: sqlite3.Connection, sought: Sought, day: SoughtDay) -> Non
     connection.execute(
         f"""
         INSERT INTO temp.affected
-        SELECT resource_id, user_id, starts_at_ms, tier_id, {"cost" if not left else "capped"},
-               asked, used, granted
-        FROM (
-          SELECT *{f", max(0, min(cost{left})) AS capped" if left else ""} FROM (
+        SELECT resource_id, user_id, starts_at_ms, tier_id, capped, asked, used, granted FROM (
+          SELECT f.*, max(0, min(cost, {_NEVER}{left})) AS capped FROM (
             SELECT c.resource_id AS resource_id, c.user_id AS user_id,
                    c.starts_at_ms AS starts_at_ms, d.tier_id AS tier_id, d.user_id AS owner_id,
                    {cost} AS cost, c.used + c.granted + c.denied AS asked,
@@ -151,7 +149,7 @@ def _find(connection: sqlite3.Connection, sought: Sought, day: SoughtDay) -> Non
               )
           ) AS f {joined}
           WHERE cost > 0 OR {everybody}
-        ) WHERE {"cost" if not left else "capped"} > 0 OR {everybody}
+        ) WHERE capped > 0 OR {everybody}
         """,
         _parameters(sought, day),
     )

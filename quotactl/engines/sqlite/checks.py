@@ -84,10 +84,15 @@ GROUP BY resource_id, period, starts_at_ms, tier_id HAVING sum(used) <> sum(has_
 """
 
 _BALANCES = """
-SELECT g.id, g.user_id, g.resource_id, ifnull(sum(m.amount), 0), g.balance
-FROM grant_pool AS g LEFT JOIN grant_movement AS m
-  ON m.grant_id = g.id AND m.entry_id > (SELECT checkpoint_entry_id FROM ledger)
-GROUP BY g.id HAVING ifnull(sum(m.amount), 0) <> g.balance
+SELECT g.id, g.user_id, g.resource_id, ifnull(m.balance, 0), g.balance
+FROM grant_pool AS g LEFT JOIN (
+  -- Summed up first: movements are found by entry, so that to look for those of each
+  -- grant would be to read them all as often as there are grants.
+  SELECT grant_id, sum(amount) AS balance FROM grant_movement
+  WHERE entry_id > (SELECT checkpoint_entry_id FROM ledger) GROUP BY grant_id
+) AS m ON m.grant_id = g.id
+WHERE ifnull(m.balance, 0) <> g.balance
+ORDER BY g.id
 """
 
 _POOLS = """
