@@ -114,14 +114,18 @@ def _show_rehearsed(outcome: Outcome) -> None:
 
 def _facts(found: Aftermath, calendar: Calendar) -> dict[str, Any]:
     """The report's head, in words."""
+    from dataclasses import replace
+
     from quotactl.operations.switches import describe, span_text
     from quotactl.policy.notation import instant_text
     from quotactl.policy.window import to_ms
 
     view = found.throttle
+    # As it came on: how it went stands in the timeline.
+    steps = tuple(step for step in view.steps if not step.lifting)
     start_ms = to_ms(view.starts_at)
     facts: dict[str, Any] = {
-        "what": describe(view),
+        "what": describe(replace(view, steps=steps, held_at=None)),
         "state": view.state,
         "by": view.actor,
         "reason": view.reason,
@@ -138,17 +142,19 @@ def _facts(found: Aftermath, calendar: Calendar) -> dict[str, Any]:
         ends_at_ms = None if view.ends_at is None else to_ms(view.ends_at)
         facts["ends"] = "never" if ends_at_ms is None else instant_text(ends_at_ms, calendar)
     would = "would have " if view.drill else ""
-    denied = found.denied
+    denied, total = found.denied, found.total
     facts[f"{would}denied"] = (
-        f"{denied.units} units in {denied.requests} requests, repeated attempts counted"
+        f"{_count(denied.units, 'unit')} in {_count(denied.requests, 'request')}, "
+        "repeated attempts counted"
     )
-    facts[f"{would}cost"] = (
-        f"{found.total.cost} units to {found.total.users} "
-        f"{'user' if found.total.users == 1 else 'users'}"
-    )
+    facts[f"{would}cost"] = f"{_count(total.cost, 'unit')} to {_count(total.users, 'user')}"
     if found.made_good_id is not None:
         facts["made good"] = f"audit row {found.made_good_id}"
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _name(found: Aftermath) -> str:
@@ -165,7 +171,7 @@ def _moment(moment: Moment, calendar: Calendar) -> dict[str, Any]:
     return {
         "at": instant_text(to_ms(moment.at), calendar),
         "who": moment.actor,
-        "what": " ".join(filter(None, (moment.what, moment.detail))),
+        "what": ": ".join(filter(None, (moment.what.removeprefix("throttle."), moment.detail))),
         "reason": why or None,
     }
 

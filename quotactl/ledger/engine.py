@@ -78,8 +78,8 @@ class SoughtDay:
     """One day of one resource under a throttle.
 
     `on` is the part of it in which the throttle was in force; `week` and `month` are the
-    starts of the days of the week and month that it lies in. Users of other tiers than
-    `tier_ids` are left out.
+    starts of the days of the week and month that it lies in. `tiers` are those to look at,
+    with the most that one user there can have lost: all that the throttle denied there.
     """
 
     resource_id: int
@@ -87,7 +87,7 @@ class SoughtDay:
     on: Window
     week: tuple[int, ...]
     month: tuple[int, ...]
-    tier_ids: frozenset[int]
+    tiers: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,12 +379,12 @@ class Reading(Protocol):
         """
         ...
 
-    def affected_by(self, column: str) -> list[tuple[int, int, int, int]]:
-        """(resource id, `tier_id` or `starts_at_ms`, users, units) of those it cost something."""
+    def affected_by(self, *columns: str) -> list[tuple[int, ...]]:
+        """(these columns, users, units), of `resource_id`, `tier_id` and `starts_at_ms`."""
         ...
 
-    def affected_in_all(self) -> tuple[int, int]:
-        """Users, each once, and units."""
+    def count_affected(self) -> int:
+        """Users, each once."""
         ...
 
     def most_affected(self, count: int) -> list[Row]:

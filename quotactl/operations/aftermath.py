@@ -109,14 +109,14 @@ def sought_of(
     days = []
     for resource in resources:
         for day in course.days:
-            hit = {
-                tier_id
+            tiers = {
+                tier_id: course.denied.get((day.starts_at_ms, resource.id, tier_id), (0, 0))[1]
                 for of_id, tier_id in tier_ids
                 if of_id == resource.id
-                and (not refused or (day.starts_at_ms, resource.id, tier_id) in course.denied)
             }
+            hit = {tier_id: units for tier_id, units in tiers.items() if units or not refused}
             if hit:
-                days.append(_day(book, course, resource, day, frozenset(hit)))
+                days.append(_day(book, course, resource, day, hit))
     units = "shadow_denied" if throttle.drill else "denied"
     return Sought(
         days=days,
@@ -133,7 +133,7 @@ def known_only(sought: Sought) -> Sought:
 
 
 def _day(
-    book: Reading, course: Course, resource: Resource, day: Window, tier_ids: frozenset[int]
+    book: Reading, course: Course, resource: Resource, day: Window, tiers: Mapping[int, int]
 ) -> SoughtDay:
     calendar = book.policy.calendar
     start = day.starts_at_ms
@@ -143,7 +143,7 @@ def _day(
         on=Window(max(start, course.on.starts_at_ms), min(day.reset_at_ms, course.on.reset_at_ms)),
         week=tuple(calendar.day_starts(calendar.window(WEEK, start))),
         month=tuple(calendar.day_starts(calendar.window(MONTH, start))),
-        tier_ids=tier_ids,
+        tiers=tiers,
     )
 
 

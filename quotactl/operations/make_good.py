@@ -67,7 +67,7 @@ class MakeGood(Acts):
             course = course_of(book, switch, act.now_ms)
             sought = sought_of(book, course, resources=resources, refused=limit_to == REFUSED)
             with book.affected(known_only(sought)):
-                users, _ = book.affected_in_all()
+                users = book.count_affected()
                 tiers = [
                     {
                         "tier": book.tier_name(tier_id) if tier_id else None,
@@ -75,7 +75,7 @@ class MakeGood(Acts):
                         "users": count,
                         "units": count * each,
                     }
-                    for resource_id, tier_id, count, _ in book.affected_by("tier_id")
+                    for resource_id, tier_id, count, _ in book.affected_by("resource_id", "tier_id")
                 ]
                 facts: dict[str, Any] = {
                     "users": users,

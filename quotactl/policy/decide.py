@@ -218,7 +218,8 @@ def _refusal(
 ) -> tuple[Reason, Rule, int, Level]:
     """Why a request is refused: reason, rule, limit and the level that refused it.
 
-    Of several levels the one with the latest reset, of those the longest.
+    Of several levels the one with the latest reset, of those the longest, of throttles
+    for the same window the lowest id.
     """
     anyway = failing
     if standing.throttled:
@@ -234,7 +235,7 @@ def _refusal(
     _, too_low = _shortage(levels, amount, pool)
     if too_low:
         # Grants or not, a throttle put these ceilings too low.
-        level = max(too_low, key=_reset_then_length)
+        level = max(too_low, key=lambda lv: (*_reset_then_length(lv), -(lv[0].rule.id or 0)))
         rule = level[0].rule
     else:
         # Grants would have paid: what refuses is a throttle that freezes them, if

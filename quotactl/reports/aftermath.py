@@ -4,7 +4,11 @@ What it cost is, per user and window, min(demand, limit) - min(used, limit): the
 try again, and of ten attempts at a limit of 3 with 1 used it cost 2. Demand is what
 was used and denied; what grants paid beside was not lost. The limit is what the user
 would have had without any throttle. A user with limits for several windows lost the
-least that one of them tells. See `operations.aftermath` for what can't be known.
+least that one of them tells.
+
+By user only whole days, and windows that are shorter, are kept, and not which rule denied;
+so a day counts whole, and what other rules denied on it may be among it. But to no tier
+did a throttle on any day cost more than it denied there. See `operations.aftermath`.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ class Moment(View):
 
 @dataclass(frozen=True)
 class Denied(View):
-    """Repeated attempts are counted."""
+    """What it denied itself; repeated attempts are counted."""
 
     requests: int
     units: int
@@ -125,68 +129,73 @@ def aftermath(
         course = course_of(book, switch, now_ms)
         sought = sought_of(book, course)
         with book.affected(sought):
-            users, cost = book.affected_in_all()
-            by_tier = {(r, t): (n, units) for r, t, n, units in book.affected_by("tier_id")}
-            by_day = {(r, d): (n, units) for r, d, n, units in book.affected_by("starts_at_ms")}
+            costs = _costs(book, course)
             top = [_user(book, row) for row in book.most_affected(limit)]
-        denied = _denied(course)
         return Aftermath(
             throttle=switch_view(book, switch, now_ms),
             ended_at=moment_of(course.ended_at_ms),
             timeline=tuple(_timeline(book, course)),
-            denied=denied,
-            total=Total(users, cost),
-            tiers=tuple(_tiers(book, course, by_tier)),
+            denied=Denied(*map(sum, zip((0, 0), *course.denied.values(), strict=True))),
+            total=costs.total,
+            tiers=tuple(costs.tiers),
             top=tuple(top),
-            days=tuple(_days(book, course, by_day)),
+            days=tuple(costs.days),
             pruned=bool(course.pruned),
             made_good_id=switch["made_good_id"],
-            notes=tuple(_notes(book, course, sought, cost, denied, now_ms)),
+            notes=tuple(_notes(book, course, sought, costs, now_ms)),
         )
 
 
 # ---- what it cost
 
 
-def _denied(course: Course) -> Denied:
-    counts = course.denied.values()
-    return Denied(sum(requests for requests, _ in counts), sum(units for _, units in counts))
+@dataclass(frozen=True)
+class _Costs:
+    """`capped`: there was more than it denied itself."""
+
+    total: Total
+    tiers: list[TierCost]
+    days: list[DayCost]
+    capped: bool
 
 
-def _tiers(
-    book: Reading, course: Course, costs: Mapping[tuple[int, int], tuple[int, int]]
-) -> list[TierCost]:
-    denied: dict[tuple[int, int], int] = dict.fromkeys(costs, 0)
-    for (_, resource_id, tier_id), (_, units) in course.denied.items():
-        key = (resource_id, tier_id)
-        denied[key] = denied.get(key, 0) + units
-    return [
-        TierCost(
-            _tier_name(book, tier_id),
-            book.resource_name(resource_id),
-            *costs.get((resource_id, tier_id), (0, 0)),
-            units,
-        )
-        for (resource_id, tier_id), units in sorted(denied.items())
-    ]
-
-
-def _days(
-    book: Reading, course: Course, costs: Mapping[tuple[int, int], tuple[int, int]]
-) -> list[DayCost]:
-    denied: dict[tuple[int, int], int] = {}
-    for (start, resource_id, _), (_, units) in course.denied.items():
-        denied[start, resource_id] = denied.get((start, resource_id), 0) + units
+def _costs(book: Reading, course: Course) -> _Costs:
+    """Sums of what it cost: on no day and to no tier more than it denied there itself."""
+    found = {tuple(key): (n, units) for *key, n, units in book.affected_by(*_CELL)}
+    users_of = {tuple(key): n for *key, n, _ in book.affected_by("resource_id", "tier_id")}
+    tiers: dict[tuple[int, int], list[int]] = {}
+    days: dict[tuple[int, int], list[int]] = {}
+    capped = False
+    for (start, resource_id, tier_id), (requests, denied) in sorted(course.denied.items()):
+        users, cost = found.get((start, resource_id, tier_id), (0, 0))
+        capped = capped or cost > denied or users > requests
+        users, cost = min(users, requests), min(cost, denied)
+        # A user is in several days of a tier, but on a day in one tier alone.
+        for sums, key in ((tiers, (tier_id, resource_id)), (days, (start, resource_id))):
+            of_key = sums.setdefault(key, [0, 0, 0])
+            for position, value in enumerate((users, cost, denied)):
+                of_key[position] += value
+    for (tier_id, resource_id), of_tier in tiers.items():
+        of_tier[0] = min(of_tier[0], users_of.get((resource_id, tier_id), 0))
     date_of = book.policy.calendar.date_of
-    return [
-        DayCost(
-            date_of(start).isoformat(),
-            book.resource_name(resource_id),
-            *costs.get((resource_id, start), (0, 0)),
-            units,
-        )
-        for (start, resource_id), units in sorted(denied.items())
-    ]
+    return _Costs(
+        Total(
+            min(book.count_affected(), sum(users for users, *_ in tiers.values())),
+            sum(cost for _, cost, _ in tiers.values()),
+        ),
+        [
+            TierCost(_tier_name(book, tier_id), book.resource_name(resource_id), *values)
+            for (tier_id, resource_id), values in sorted(tiers.items())
+        ],
+        [
+            DayCost(date_of(start).isoformat(), book.resource_name(resource_id), *values)
+            for (start, resource_id), values in sorted(days.items())
+        ],
+        capped,
+    )
+
+
+_CELL = ("starts_at_ms", "resource_id", "tier_id")
 
 
 def _user(book: Reading, row: Row) -> UserCost:
@@ -306,9 +315,7 @@ def _json(text: str | None) -> dict[str, Any]:
 # ---- what the figures can't tell
 
 
-def _notes(
-    book: Reading, course: Course, sought: Sought, cost: int, denied: Denied, now_ms: int
-) -> list[str]:
+def _notes(book: Reading, course: Course, sought: Sought, costs: _Costs, now_ms: int) -> list[str]:
     if not course.days:
         return ["It was never in force." if course.over else "It is not in force yet."]
     calendar = book.policy.calendar
@@ -326,10 +333,11 @@ def _notes(
     notes.append("Tiers, limits and protection are taken as they are now.")
     if any(day.on != day.window for day in sought.days):
         notes.append("A day that it touched counts whole, and a week or month too.")
-    if cost > denied.units:
+    if costs.capped:
         notes.append(
-            f"It denied only {denied.units} units itself: other rules denied the rest to the "
-            "same users on the same days."
+            "Other rules denied something to users of the same tiers on the same days, and by "
+            "user it is not kept which rule it was: the sums are not above what this throttle "
+            "denied, but some of the most affected may not have been refused by it."
         )
     if _unlimited(sought):
         notes.append("Where nothing limits a user, repeated attempts count as cost.")
@@ -344,7 +352,7 @@ def _notes(
 
 
 def _unlimited(sought: Sought) -> bool:
-    looked_at = {(day.resource_id, tier_id) for day in sought.days for tier_id in day.tier_ids}
+    looked_at = {(day.resource_id, tier_id) for day in sought.days for tier_id in day.tiers}
     return any(
         not limits.most and (limits.resource_id, limits.tier_id) in looked_at
         for limits in sought.limits

@@ -23,7 +23,13 @@ from quotactl.operations.people import block_view, override_view
 from quotactl.policy.burndown import burn
 from quotactl.policy.decide import Level, Verdict, decide, levels_of
 from quotactl.policy.model import Account, Enforcement, Grant, Rule, Throttle
-from quotactl.policy.notation import INSTANT_MAX_MS, check_id, limit_text, parse_instant
+from quotactl.policy.notation import (
+    INSTANT_MAX_MS,
+    check_id,
+    instant_text,
+    limit_text,
+    parse_instant,
+)
 from quotactl.policy.resolve import Standing, base_limits, effects, resolve, spares
 from quotactl.policy.settings import duration_of, value_of
 from quotactl.policy.window import Calendar, Period, from_ms, moment_of, to_ms
@@ -484,9 +490,9 @@ class _Asked(Batch):
         """Whether a switch holds for this request, and why or why not."""
         at_ms, scope, tier = self.at_ms, switch.scope, account.tier
         if row["lifted"]:
-            return False, f"lifted {self._clock(row['ended_at_ms'])}"
+            return False, f"lifted {self._instant(row['ended_at_ms'])}"
         if switch.ends_at_ms is not None and switch.ends_at_ms <= at_ms:
-            return False, f"over since {self._clock(switch.ends_at_ms)}"
+            return False, f"over since {self._instant(switch.ends_at_ms)}"
         if not scope.covers_resource(account.resource.id):
             return False, f"not for resource {account.resource.name}"
         may_spare = isinstance(switch, Throttle) and not switch.include_protected
@@ -503,12 +509,12 @@ class _Asked(Batch):
             assert tier is not None
             return False, f"tier {tier.name} is protected"
         if switch.starts_at_ms > at_ms:
-            return False, f"starts {self._clock(switch.starts_at_ms)}"
+            return False, f"starts {self._instant(switch.starts_at_ms)}"
         if isinstance(switch, Throttle) and switch.drill:
             return True, "drill: only counted"
         if switch.ends_at_ms is None:
             return True, "in force, with no end"
-        return True, f"in force until {self._clock(switch.ends_at_ms)}"
+        return True, f"in force until {self._instant(switch.ends_at_ms)}"
 
     def _capacity(self, account: Account, rule: Rule | None) -> CapacityLink | None:
         capacity = account.resource.capacity
@@ -580,7 +586,7 @@ class _Asked(Batch):
         """Whether a grant could pay at all, and what it does for this request."""
         if not grant.usable_at(self.at_ms):
             assert grant.expires_at_ms is not None
-            return False, f"expired {self._clock(grant.expires_at_ms)}"
+            return False, f"expired {self._instant(grant.expires_at_ms)}"
         if self._is_pruned(self.at_ms):
             return None, "what was left is pruned"
         if not account.balances[grant.id]:
@@ -607,14 +613,8 @@ class _Asked(Batch):
             return True, "buys quota, not speed"
         return True, "too little for what is short"
 
-    def _clock(self, at_ms: int) -> str:
-        """A moment in the ledger's zone, without the day if it is the day asked about."""
-        calendar = self.policy.calendar
-        local = from_ms(at_ms).astimezone(calendar.zone)
-        time = local.strftime("%H:%M:%S" if local.second else "%H:%M")
-        if calendar.date_of(at_ms) == calendar.date_of(self.at_ms):
-            return time
-        return f"{local:%Y-%m-%d} {time}"
+    def _instant(self, at_ms: int) -> str:
+        return instant_text(at_ms, self.policy.calendar)
 
 
 def _longest_first(items: Iterable[tuple[Period, _Of]]) -> list[tuple[Period, _Of]]:

@@ -35,7 +35,7 @@ BLURRED = (
     # Rates depend on the hour of the day, and when something passes on the moment.
     (re.compile(r"^( *\d+ +\d+ +\d+) +\d+ +\d+$", re.MULTILINE), r"\1 <rates>"),
     (re.compile(r"\(in [\dhms]+\)"), "(in <span>)"),
-    (re.compile(r"\b\d\d:\d\d\b"), "<clock>"),
+    (re.compile(r"\b\d\d:\d\d(:\d\d)?\b"), "<clock>"),
     (re.compile(r"[─━]{3,}"), "<line>"),
     (re.compile(r" +"), " "),
 )

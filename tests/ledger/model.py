@@ -977,12 +977,12 @@ class Model:
             raise Refused("invalid_input")
         came = [s for s in throttle.coming() if not s.lifting and s.at <= now]
         lifting = [Step(now + n * every, part, lifting=True) for n, part in enumerate(parts)]
+        # The whole limit comes last, and with it the end; but a first step lasts as any other.
+        if parts[-1] < 100 or len(parts) == 1:
+            lifting.append(Step(lifting[-1].at + every, 100, lifting=True))
         throttle.steps = came + lifting
         throttle.held = None
-        # The whole limit is the end, but for a first step, which lasts as any other.
         throttle.ends = lifting[-1].at
-        if parts[-1] < 100 or len(parts) == 1:
-            throttle.ends += every
         return True
 
     def hold_ramp(self, throttle: Switch, now: int, ends: int | str | None) -> bool:

@@ -111,7 +111,7 @@ def _find(connection: sqlite3.Connection, sought: Sought, day: SoughtDay) -> Non
     lengths = _lengths(connection, day.resource_id)
     left = joined = ""
     if sought.units == "denied":
-        cost = f"max(0, min(c.denied, d.most - c.used, ifnull(s.cost, {_NEVER})))"
+        cost = f"max(0, min(c.denied, d.most - c.used, ifnull(s.cost, {_NEVER}), {_most(day)}))"
         condition = "c.denied > 0"
         for period, starts in ((WEEK, day.week), (MONTH, day.month)):
             if period.length_min in lengths:
@@ -119,10 +119,11 @@ def _find(connection: sqlite3.Connection, sought: Sought, day: SoughtDay) -> Non
                 left += ", " + _left(connection, day, period, starts)
     elif sought.units == "shadow_denied":
         # It was served after all, so it stands in `used`.
-        cost, condition = "min(c.shadow_denied, c.used, d.most)", "c.shadow_denied > 0"
+        cost = f"min(c.shadow_denied, c.used, d.most, {_most(day)})"
+        condition = "c.shadow_denied > 0"
     else:
         cost, condition = "0", "c.used + c.granted + c.denied > 0"
-    tiers = _listed(sorted(day.tier_ids))
+    tiers = _listed(sorted(day.tiers))
     everybody = int(sought.units == "asked")
     connection.execute(
         f"""
@@ -185,6 +186,12 @@ def _left(
       - (SELECT ifnull(sum(a.cost), 0) FROM temp.affected AS a
            WHERE a.resource_id = f.resource_id AND a.user_id = f.user_id
            AND a.starts_at_ms IN ({_listed(earlier)})) END"""
+
+
+def _most(day: SoughtDay) -> str:
+    """The most that a user of a tier can have lost on a day."""
+    cases = " ".join(f"WHEN {int(tier_id)} THEN {int(n)}" for tier_id, n in day.tiers.items())
+    return f"CASE d.tier_id {cases} END"
 
 
 def _listed(numbers: Iterable[int]) -> str:

@@ -710,19 +710,18 @@ class Queries:
         """Work out whom a throttle cost something; inside the block the next four answer."""
         return affected(self._connection, sought)
 
-    def affected_by(self, column: str) -> list[tuple[int, int, int, int]]:
-        """(resource id, `tier_id` or `starts_at_ms`, users, units) of those it cost something."""
+    def affected_by(self, *columns: str) -> list[tuple[int, ...]]:
+        """(these columns, users, units), of `resource_id`, `tier_id` and `starts_at_ms`."""
+        names = ", ".join(columns)
         return self._connection.execute(
-            f"SELECT resource_id, {column}, count(DISTINCT user_id), {_total('cost')} "
-            f"FROM temp.affected GROUP BY 1, 2 ORDER BY 1, 2"
+            f"SELECT {names}, count(DISTINCT user_id), {_total('cost')} "
+            f"FROM temp.affected GROUP BY {names} ORDER BY {names}"
         ).fetchall()
 
-    def affected_in_all(self) -> tuple[int, int]:
-        """Users, each once, and units."""
-        users, units = self._connection.execute(
-            f"SELECT count(DISTINCT user_id), {_total('cost')} FROM temp.affected"
-        ).fetchone()
-        return users, units
+    def count_affected(self) -> int:
+        """Users, each once."""
+        sql = "SELECT count(DISTINCT user_id) FROM temp.affected"
+        return int(self._connection.execute(sql).fetchone()[0])
 
     def most_affected(self, count: int) -> list[Row]:
         """Users and resources with the highest cost first; those met first before others."""
