@@ -29,15 +29,17 @@ def report(
         bool, typer.Option("--markdown", help="As a section for the post-mortem.")
     ] = False,
 ) -> None:
-    """What became of a throttle, and whom it cost what, by tier and user; also once it is over.
+    """What became of a throttle, and whom it cost what.
 
-    What it cost does not count repeated attempts: per user and window it is min(demand,
-    limit) - min(used, limit). Of a drill it is what it would have cost.
+    While it is on, and once it is over: who did what when, what was denied, and what that
+    cost by tier, by day and to the users whom it hit most. Cost does not count repeated
+    attempts: per user and window it is min(demand, limit) - min(used, limit). Of a drill it
+    is what it would have cost. `throttle report` and `report throttle` are the same.
 
     Examples:
       quotactl throttle report 42
       quotactl throttle report gpu-melt --markdown >> post-mortem.md
-      quotactl throttle report gpu-melt --limit 100 --json | jq .top
+      quotactl report throttle gpu-melt --limit 100 --json | jq .top
     """
     from quotactl.reports.aftermath import USERS_SHOWN, aftermath
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quotactl.cli.guard import guard
 from quotactl.cli.invocation import invocation
 from quotactl.cli.levers import (
     Cap,
@@ -216,8 +217,6 @@ def solve(
                 f"even the least is {fit.short_by} units more than {fit.capacity}/{fit.period}",
                 hint="nothing was changed",
             )
-        from quotactl.cli.throttle import guard
-
         put_on = q.admin.pull(
             levers,
             Timing(None, duration, until, no_expiry),

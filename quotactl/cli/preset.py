@@ -148,7 +148,7 @@ def on(
       quotactl preset on gpu-melt --reason 'our GPUs are melting' --ticket INC-9
       quotactl preset on gpu-melt --for 6h --reason INC-9
     """
-    from quotactl.cli.throttle import guard
+    from quotactl.cli.guard import guard
 
     with opened(notice=False) as q:
         outcome = q.admin.preset_on(

@@ -11,6 +11,7 @@ from typing import Any
 from quotactl.errors import InvalidInput, NotFound
 from quotactl.ledger.engine import Engine, Reading, Row, Writing
 from quotactl.ledger.values import rfc3339
+from quotactl.operations.announced import ANNOUNCED, Announced
 from quotactl.policy.model import Resource, Tier
 from quotactl.policy.notation import (
     INSTANT_MAX_MS,
@@ -23,12 +24,6 @@ from quotactl.policy.notation import (
 from quotactl.policy.window import from_ms, to_ms
 
 Clock = Callable[[], datetime]
-
-ANNOUNCED = ("throttle", "enforcement", "preset")
-"""The acts that the host's commands are told of, by what their actions begin with."""
-
-# The id and hash of an audit row.
-Announced = tuple[int, str]
 
 
 def system_clock() -> datetime:

@@ -32,11 +32,13 @@ from quotactl.errors import BadConfiguration, InvalidInput, QuotaError
 from quotactl.ledger.engine import Engine, Row
 from quotactl.ledger.values import rfc3339
 from quotactl.operations import audit
-from quotactl.operations.acts import ANNOUNCED, Announced, Clock
+from quotactl.operations.announced import ANNOUNCED, Announced
 from quotactl.policy.notation import parse_duration, shown
 from quotactl.policy.window import from_ms, to_ms
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from quotactl.operations.hooks import Command, Run
 
 HOST_CONFIG = Path("/etc/quotactl/config.toml")
@@ -73,7 +75,7 @@ class Failure:
 
 def send(
     engine: Engine,
-    clock: Clock,
+    clock: Callable[[], datetime],
     *,
     actor: str,
     announced: Sequence[Announced],
@@ -286,7 +288,7 @@ def _event(ledger: str, row: Row, why: dict[str, str | None]) -> Event:
 
 def _run(
     engine: Engine,
-    clock: Clock,
+    clock: Callable[[], datetime],
     actor: str,
     events: Sequence[Event],
     commands: Sequence[Command],
@@ -329,7 +331,7 @@ def _failure(event: Event, run: Run) -> Failure:
 
 def _report(
     engine: Engine,
-    clock: Clock,
+    clock: Callable[[], datetime],
     actor: str,
     failures: Sequence[Failure],
     lines: Sequence[str],

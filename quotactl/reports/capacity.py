@@ -56,9 +56,9 @@ def find_caps(
 
     One number for all users of all tiers that are not protected, never above their own
     limit; tiers to `protect`, and those that are protected anyway, come first, and users
-    who are protected one by one have what they ask for. `least` are as `free=1/day`. Demand is what was used plus granted plus denied,
-    per user and window, as far as the user's own limit goes. `before` are global options
-    for the command.
+    who are protected one by one have what they ask for. `least` are as `free=1/day`.
+    Demand is what was used plus granted plus denied, per user and window, as far as the
+    user's own limit goes. `before` are global options for the command.
     """
     whole = _one_limit("capacity", capacity)
     assert whole.amount_max is not None

@@ -33,20 +33,20 @@ def test_a_person_reads_the_chain_the_windows_and_the_verdict(melting: Any) -> N
     assert melting.ok("explain ada image --amount 3 -o table").out == (
         "ada, 3 image, 2025-03-27 10:01 CET\n"
         "step         what      value      why\n"
-        "──────────────────────────────────────────────────────────────────────────\n"
+        "────────────────────────────────────────────────────────────────────────────────\n"
         "tier         free      3/day      the default tier\n"
         "override     none      -          -\n"
         "block        none      -          -\n"
-        "throttle     1 (melt)  cap 1/day  decides: in force until 2025-03-27 16:00\n"
-        "                                  CET: day 3 → 1 (GPUs melt, bob)\n"
+        "throttle     1 (melt)  cap 1/day  decides: in force until 2025-03-27 16:00 CET:\n"
+        "                                  day 3 → 1 (GPUs melt, bob)\n"
         "throttle     2         scale 25%  no: not for tier free (x, bob)\n"
         "enforcement  on        -          limits hold\n"
-        "grant        1         2 of 2     too little for what is short (failed\n"
-        "                                  renders, bob)\n"
+        "grant        1         2 of 2     too little for what is short (failed renders,\n"
+        "                                  bob)\n"
         "\n"
         "windows, times in Europe/Rome\n"
         "period  used  limit  remaining  reset_at          rule\n"
-        "────────────────────────────────────────────────────────────────\n"
+        "───────────────────────────────────────────────────────────────────\n"
         "day        2      1          0  2025-03-28 00:00  throttle 1 (melt)\n"
         "\n"
         "denied: throttled; decided by throttle 1 (melt); the same request would pass at "
@@ -64,8 +64,10 @@ def test_nothing_is_cut_off_and_no_table_is_wider_than_the_terminal(
     out = melting.ok("explain ada image -o table").out
     tables = out.split("\ndenied: ")[0]
     assert max(map(len, tables.splitlines())) <= columns
-    for word in ("a stolen card, and", "all together", "hour, all", "GPUs melt"):
-        assert word in out
+    # Folded at blanks, nothing is left out.
+    words = " ".join(out.split())
+    for text in ("stolen card, and a long story about it", "for all together", "hour, all"):
+        assert text in words
     assert "…" not in out
 
 
@@ -99,8 +101,7 @@ def test_json_is_what_the_library_says(melting: Any) -> None:
     assert found["throttles"][0]["effect"] == [
         {"period": "day", "base": 3, "limit": 1, "shared": False}
     ]
-    (line,) = melting.lines_of("explain ada image --amount 3") if False else [found]
-    assert json.loads(melting.ok("explain ada image --amount 3 -o jsonl").out) == line
+    assert json.loads(melting.ok("explain ada image --amount 3 -o jsonl").out) == found
 
 
 @pytest.mark.parametrize("words", ["ada image --amount 40k", "dora image --amount 2", "eve image"])
@@ -118,7 +119,7 @@ def test_the_past_is_told_as_it_was(melting: Any) -> None:
     melting.later(hours=1)
     out = melting.ok("explain ada image --amount 3 --at 10:01 -o table").out
     assert "tier         free      3/day" in out
-    assert "decides: in force until 2025-03-27 16:00\n" in out
+    assert "decides: in force until 2025-03-27 16:00 CET:\n" in out
     assert out.endswith("would pass at 2025-03-27 16:00 CET (5h59m later)\n")
     now = melting.json("explain ada image --amount 3")
     assert (now["decision"]["allowed"], now["tier"]["limit"]) == (True, "9/day")
@@ -164,7 +165,6 @@ def test_a_quiet_one_says_nothing(melting: Any) -> None:
 def test_what_could_move_a_cursor_is_neutralised(melting: Any) -> None:
     name = "ada\u202egpj"
     melting.ok("override set", name, "image=4/day", "--reason", "odd \u202e name", "-q")
-    melting.ok("user import -q users.csv") if False else None
     for output in ("table", "tsv", "csv"):
         out = melting.ok("explain", name, "image", "-o", output).out
         assert "\u202e" not in out

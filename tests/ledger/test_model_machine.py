@@ -710,6 +710,7 @@ class Machine(RuleBasedStateMachine):
         if pair is None:
             return
         assert pair[0].changed == pair[1]
+        self.steps["acts on throttles"] += pair[1]
         if not throttle.gone:
             assert pair[0].item["ends_at"] == rfc3339(throttle.ends)
         self.ends += [step.at for step in throttle.coming()]
@@ -733,7 +734,10 @@ class Machine(RuleBasedStateMachine):
         every=everies,
     )
     def throttle_off_in_steps(self, which: int, parts: list[int], every: str) -> None:
-        throttle = self.one_of(self.throttles(live=True), which)
+        live = self.throttles(live=True)
+        # Mostly one of those for which it makes sense.
+        able = [s for s in live if s.kind != "total" and s.starts <= self.now]
+        throttle = self.one_of(able if able and which % 4 else live, which)
         pair = self.both(
             lambda: self.ledger.admin.throttle_off(
                 throttle.id, ramp=parts, every=every, reason="test"
@@ -741,6 +745,33 @@ class Machine(RuleBasedStateMachine):
             lambda: self.model.lift_in_steps(throttle, parts, LENGTHS[every] * 1000, self.now),
         )
         self.changed(pair, throttle)
+
+    @rule(
+        kind=st.sampled_from((("deny", None, None), ("cap", 2, "day"), ("scale", 20, None))),
+        tiers=scopes_t,
+        parts=st.sampled_from(([25, 50, 100], [50, 100], [0, 30, 70])),
+        every=everies,
+        seconds=st.sampled_from((0, 44, 45, 180, 2400)),
+        amount=amounts,
+    )
+    def go_off_in_steps(
+        self,
+        kind: tuple[str, Any, Any],
+        tiers: tuple[str, ...],
+        parts: list[int],
+        every: str,
+        seconds: int,
+        amount: int,
+    ) -> None:
+        """Put one on for what was last asked for, and begin to lift it."""
+        resource = self.last[1]
+        self.throttle_on(
+            kind, (resource,), tiers, None, "3d", None, every, freezes=False,
+            reaches_protected=False, replace=True, name=None, message=None, drill=False,
+        )  # fmt: skip
+        self.throttle_off_in_steps(0, parts, every)
+        self.wait(seconds)
+        self.consume(*self.last, amount, None)
 
     @precondition(lambda self: any(s.steps for s in self.throttles(live=True)))
     @rule(which=which, duration=st.one_of(st.just("same"), st.just("same"), ends))

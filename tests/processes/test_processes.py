@@ -308,6 +308,87 @@ def test_a_throttle_is_obeyed_by_the_next_decision_of_a_running_process(
     assert gateway.ask("consume")["allowed"]
 
 
+# ---- a total of everybody
+
+
+def users_of(count: int) -> list[list[str]]:
+    """Of each process four users of its own and four that it shares with all."""
+    shared = [f"s{n}" for n in range(4)]
+    return [[f"p{process}-{n}" for n in range(4)] + shared for process in range(count)]
+
+
+def sums(path: Path) -> set[int]:
+    """What everybody took, as it is kept three times over."""
+    return {
+        units
+        for table in ("total", "counter", "demand")
+        for (units,) in sql(
+            path,
+            f"SELECT sum(used) FROM {table}{' WHERE period = 1440' * (table == 'counter')}",
+        )
+    }
+
+
+@pytest.mark.parametrize("period", ["minute", "hour", "day"])
+def test_eight_processes_with_many_users_meet_a_total_to_the_unit(
+    start: Start, path: Path, period: str
+) -> None:
+    processes = start(8)
+    processes[0].ask("total_on", total=f"150/{period}")
+    for process, users in zip(processes, users_of(8), strict=True):
+        process.tell("consume_in_turn", users=users)
+    admitted = [process.answer() for process in processes]
+    assert sum(admitted) == 150
+    assert sums(path) == {150}
+    assert_sound(path)
+
+
+@pytest.mark.parametrize("period", ["minute", "hour", "week"])
+def test_a_total_that_comes_on_meanwhile_counts_what_came_before_to_the_unit(
+    start: Start, path: Path, period: str
+) -> None:
+    processes = start(8)
+    (on_call,) = start(1)
+    for process, users in zip(processes, users_of(8), strict=True):
+        process.tell("consume_in_turn", users=users, tell_after=5)
+    assert [process.answer() for process in processes] == ["going"] * 8
+    # All are under way; the queue gives on-call its turn long before the total is reached.
+    throttle_id = on_call.ask("total_on", total=f"500/{period}")
+    assert sum(process.answer() for process in processes) == 500
+    assert sums(path) == {500}
+    denied = on_call.ask("consume", user="new")
+    assert (denied["rule"]["id"], denied["used"], denied["remaining"]) == (throttle_id, 500, 0)
+    assert_sound(path)
+
+
+def test_refunds_and_protected_users_at_once_leave_a_total_exact(start: Start, path: Path) -> None:
+    with quotactl.connect(path, clock=lambda: START) as q:
+        q.admin.protect("pia")
+    processes = start(8)
+    processes[0].ask("total_on", total="40/hour")
+    *consumers, protected = processes
+    protected.tell("consume_many", count=15, user="pia")
+    for process, users in zip(consumers, users_of(7), strict=True):
+        process.tell("take_and_give_back", users=users, rounds=12)
+    assert protected.answer() == 15, "she passes whatever the others took"
+    kept, denied = zip(*(process.answer() for process in consumers), strict=True)
+    assert any(denied), "there was not enough demand to meet the total"
+    before = sum(kept) + 15
+    assert sums(path) == {before}
+    admitted = at_once(consumers, "consume_in_turn", users=["ada", "bob"])
+    assert sum(admitted) == max(0, 40 - before)
+    assert sums(path) == {max(40, before)}
+    # Entries are numbered in the order in which they came.
+    taken = 0
+    for kind, user, amount in sql(
+        path,
+        "SELECT kind, name, amount FROM entry JOIN user ON user.id = user_id ORDER BY entry.id",
+    ):
+        taken += amount
+        assert kind == 6 or user == "pia" or taken <= 40
+    assert_sound(path)
+
+
 # ---- the queue
 
 

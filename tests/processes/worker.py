@@ -65,6 +65,31 @@ class Worker:
             if taken < size:
                 return admitted
 
+    def consume_in_turn(self, users: list[str], tell_after: int | None = None) -> int:
+        """Units admitted, one by one for each of these users in turn, before the first
+        denial. After so many it says that it is `going` and goes on."""
+        admitted = 0
+        while self.q.consume(user=users[admitted % len(users)], resource="image").allowed:
+            admitted += 1
+            if admitted == tell_after:
+                answer({"answer": "going"})
+        return admitted
+
+    def take_and_give_back(self, users: list[str], rounds: int) -> list[int]:
+        """Take two for each user in turn, and give none, one or both of them back: units
+        kept, and requests denied."""
+        kept = denied = 0
+        for turn in range(rounds):
+            user = users[turn % len(users)]
+            taken = self.q.consume(user=user, resource="image", amount=2)
+            denied += not taken.allowed
+            if not taken.allowed:
+                continue
+            kept += 2
+            if turn % 3:
+                kept -= self.q.refund(entry_id=taken.entry_id, amount=turn % 3).amount
+        return [kept, denied]
+
     def hold_and_settle(self, rounds: int) -> int:
         """Reserve, then post, void and keep in turn; units posted or still held."""
         kept = 0
@@ -104,6 +129,11 @@ class Worker:
 
     def throttle_on(self) -> int:
         throttle_id: int = self.q.admin.throttle_on(deny=True, reason="melting").item["id"]
+        return throttle_id
+
+    def total_on(self, total: str) -> int:
+        made = self.q.admin.throttle_on(total=total, reason="melting")
+        throttle_id: int = made.item["id"]
         return throttle_id
 
     def throttle_off(self, throttle_id: int) -> None:

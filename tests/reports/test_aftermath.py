@@ -20,6 +20,7 @@ import pytest
 import quotactl
 from quotactl.api import Ledger
 from quotactl.errors import Conflict, InvalidInput, NotFound
+from quotactl.operations import audit
 from quotactl.operations.acts import Act
 from quotactl.operations.emergency import Timing, put_on
 from quotactl.policy.levers import lever
@@ -558,6 +559,24 @@ def test_a_throttle_that_was_replaced_says_by_which(ledger: Ledger, clock: Clock
     ]
     assert found.timeline[-1].reason == "softer"
     assert not any("At the same time" in note for note in found.notes)
+
+
+def test_a_notification_that_failed_is_told(ledger: Ledger, clock: Clock) -> None:
+    on(ledger)
+    with ledger.engine.writing() as book:
+        (row,) = book.audit_rows(where={"action = ?": "throttle.on"})
+        for event_id in (f"{row['id']}-{row['hash'][:16]}", f"{row['id']}-another-ledgers"):
+            audit.record(
+                book,
+                now_ms=ledger.now_ms(),
+                actor="ops",
+                action="notify.failed",
+                subject="/bin/post",
+                after={"event": event_id, "why": "ended with 1"},
+            )
+    assert [(what, detail) for _, what, detail in events(report(ledger))[1:]] == [
+        ("notify.failed", "/bin/post ended with 1")
+    ]
 
 
 def test_a_throttle_to_come_has_done_nothing_yet(ledger: Ledger, clock: Clock) -> None:

@@ -9,40 +9,17 @@ from typing import Any
 
 from quotactl.engines.sqlite.affected import affected
 from quotactl.engines.sqlite.checks import Finding, findings
+from quotactl.engines.sqlite.recorded import CLOCKS_APART_MS, Recorded, marks, total
 from quotactl.ledger.engine import Row, Sought
 
-# Anybody may ask for 2^53 units a thousand times and be denied, which must not
-# make sum() fail: total() adds as REAL, exact up to 2^53.
-_DENIED = (
-    "CAST(total(denied) AS INTEGER) AS denied, "
-    "CAST(total(shadow_denied) AS INTEGER) AS shadow_denied"
-)
+_DENIED = f"{total('denied')} AS denied, {total('shadow_denied')} AS shadow_denied"
 
 
-def _total(expression: str) -> str:
-    return f"CAST(total({expression}) AS INTEGER)"
-
-
-# Users on their tier's limits: no override of their own holds for the resource.
-_PLAIN = (
-    "(u.has_own = 0 OR NOT EXISTS (SELECT 1 FROM override AS o WHERE o.user_id = u.id "
-    "AND o.resource_id = ? AND o.ended_at_ms IS NULL "
-    "AND (o.expires_at_ms IS NULL OR o.expires_at_ms > ?)))"
-)
-
-# By how much the clocks of two processes may differ, where order stands for time.
-CLOCKS_APART_MS = 600_000
-
-
-def _marks(values: Sequence[Any]) -> str:
-    return ", ".join("?" * len(values)) or "NULL"
-
-
-class Queries:
-    """Queries on one transaction that only read, but for `put_users`."""
+class Queries(Recorded):
+    """Queries on one transaction that only read, but for `put_users` and what prunes."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+        super().__init__(connection)
         self.dirty = False
         """Whether something was written that must survive a power cut."""
 
@@ -332,7 +309,7 @@ class Queries:
 
         `starts` are the days' starts; `order` is one of the counter's columns.
         """
-        days, resources = _marks(starts), _marks(resource_ids)
+        days, resources = marks(starts), marks(resource_ids)
         group = "starts_at_ms" if by_day else "user_id"
         first = "starts_at_ms" if by_day else f"total({order}) DESC, user_id"
         one_user = "" if user_id is None else "AND user_id = ?"
@@ -367,7 +344,7 @@ class Queries:
             f"SELECT {group} AS key, resource_id, sum(requests) AS requests, sum(used) AS used, "
             f"sum(granted) AS granted, {_DENIED} "
             f"FROM demand WHERE hour_ms >= ? AND hour_ms < ? "
-            f"AND resource_id IN ({_marks(resource_ids)}) {one_tier} "
+            f"AND resource_id IN ({marks(resource_ids)}) {one_tier} "
             f"GROUP BY {group}, resource_id ORDER BY {group}, resource_id",
             [starts_at_ms, reset_at_ms, *resource_ids, *([] if tier_id is None else [tier_id])],
         )
@@ -384,236 +361,6 @@ class Queries:
             "GROUP BY hour_ms, tier_id ORDER BY hour_ms, tier_id",
             (starts_at_ms, reset_at_ms, kind, rule_id),
         )
-
-    def sample_demand(
-        self, resource_id: int, day_ms: int, runs: int, length: int
-    ) -> list[tuple[int | None, int, int, int, float]]:
-        """(tier id, protected, used, asked, weight) of users with demand on a day.
-
-        The ids are cut into `runs` equal parts and the first `length` users of each are
-        taken, so that it costs the same whatever their number; the weight is how many
-        users each stands for, 1 where its part is there as a whole.
-        """
-        newest = self.count_all_users()
-        sample: list[tuple[int | None, int, int, int, float]] = []
-        for run in range(runs):
-            first, end = newest * run // runs + 1, newest * (run + 1) // runs + 1
-            found = self._connection.execute(
-                "SELECT tier_id, protected, c.used, c.used + c.granted + c.denied, c.user_id "
-                "FROM counter AS c CROSS JOIN user AS u ON u.id = c.user_id "
-                "WHERE c.resource_id = ? AND c.period = 1440 AND c.starts_at_ms = ? "
-                "AND c.user_id >= ? AND c.user_id < ? AND c.used + c.granted + c.denied > 0 "
-                "ORDER BY c.user_id LIMIT ?",
-                (resource_id, day_ms, first, end, length),
-            ).fetchall()
-            weight = 1.0
-            if len(found) == length:
-                weight = (end - first) / (found[-1][4] + 1 - first)
-            sample += [(*row[:4], weight) for row in found]
-        return sample
-
-    # ---- foresight
-
-    def outlook_of_users(
-        self,
-        resource_id: int,
-        starts: Sequence[int],
-        ceilings: Iterable[tuple[int | None, int, int, int]],
-        now_ms: int,
-    ) -> list[tuple[int | None, int, int, int, int, int, int]]:
-        """What the demand of these days would have been served under two ceilings a day.
-
-        `ceilings` are (tier id, protected, most before, most after); users with an override
-        of their own are left out. Gives (tier id, protected, users, cut off, asked, served
-        before, served after).
-        """
-        # One number for a group, so that each row is placed by one look.
-        places = {
-            2 * (tier_id or 0) + protected: (tier_id, protected, old, new)
-            for tier_id, protected, old, new in ceilings
-        }
-        old = " ".join(f"WHEN {place} THEN {row[2]}" for place, row in places.items())
-        new = " ".join(f"WHEN {place} THEN {row[3]}" for place, row in places.items())
-        place = "2 * ifnull(u.tier_id, 0) + u.protected"
-        each = (
-            f"SELECT c.user_id AS user_id, {place} AS place, c.used AS used, "
-            f"c.used + c.granted + c.denied AS asked, CASE {place} {old} END AS old, "
-            f"CASE {place} {new} END AS new "
-            "FROM counter AS c CROSS JOIN user AS u ON u.id = c.user_id "
-            f"WHERE c.resource_id = ? AND c.period = 1440 AND c.starts_at_ms IN ({_marks(starts)}) "
-            f"AND c.used + c.granted + c.denied > 0 AND {_PLAIN}"
-        )
-        rows = (
-            "SELECT user_id, place, used >= new AND new < old AS cut, asked, "
-            f"min(asked, old) AS before, min(asked, new) AS after FROM ({each}) "
-            "WHERE old IS NOT NULL"
-        )
-        if len(starts) > 1:
-            # Of one day there is a row for each user; of several they are added up first.
-            rows = (
-                f"SELECT place, max(cut) AS cut, {_total('asked')} AS asked, "
-                f"{_total('before')} AS before, {_total('after')} AS after "
-                f"FROM ({rows}) GROUP BY user_id"
-            )
-        found = self._connection.execute(
-            f"SELECT place, count(*), sum(cut), {_total('asked')}, {_total('before')}, "
-            f"{_total('after')} FROM ({rows}) GROUP BY place",
-            [resource_id, *starts, resource_id, now_ms],
-        )
-        return [(*places[place][:2], *values) for place, *values in found]
-
-    def histogram_of_users(
-        self, resource_id: int, starts: Sequence[int], now_ms: int
-    ) -> list[tuple[int | None, int, int, int]]:
-        """(tier id, protected, units asked for on these days, users), but for users with an
-        override of their own."""
-        each = (
-            "SELECT c.user_id AS user_id, u.tier_id AS tier_id, u.protected AS protected, "
-            "c.used + c.granted + c.denied AS asked "
-            "FROM counter AS c CROSS JOIN user AS u ON u.id = c.user_id "
-            f"WHERE c.resource_id = ? AND c.period = 1440 AND c.starts_at_ms IN ({_marks(starts)}) "
-            f"AND c.used + c.granted + c.denied > 0 AND {_PLAIN}"
-        )
-        if len(starts) > 1:
-            each = (
-                f"SELECT tier_id, protected, {_total('asked')} AS asked "
-                f"FROM ({each}) GROUP BY user_id"
-            )
-        return self._connection.execute(
-            f"SELECT tier_id, protected, asked, count(*) FROM ({each}) GROUP BY 1, 2, 3",
-            [resource_id, *starts, resource_id, now_ms],
-        ).fetchall()
-
-    def demand_of_users(
-        self,
-        resource_id: int,
-        period: int,
-        span: tuple[int, int],
-        *,
-        groups: Iterable[tuple[int | None, int]],
-        overridden: bool,
-        now_ms: int,
-    ) -> Iterator[tuple[int, int | None, int, int, int, int]]:
-        """(user id, tier id, protected, window start, used, asked) by user, one by one.
-
-        Of users with an override of their own, or of those without one in `groups`, which
-        are (tier id, protected).
-        """
-        rows = list(groups)
-        places = " OR ".join(["(u.tier_id IS ? AND u.protected = ?)"] * len(rows)) or "0"
-        which = f"NOT ({_PLAIN})" if overridden else f"{_PLAIN} AND ({places})"
-        yield from self._connection.execute(
-            "SELECT c.user_id, u.tier_id, u.protected, c.starts_at_ms, c.used, "
-            "c.used + c.granted + c.denied "
-            "FROM counter AS c CROSS JOIN user AS u ON u.id = c.user_id "
-            "WHERE c.resource_id = ? AND c.period = ? AND c.starts_at_ms >= ? "
-            "AND c.starts_at_ms < ? AND c.used + c.granted + c.denied > 0 "
-            f"AND {which} ORDER BY c.user_id, c.starts_at_ms",
-            [
-                resource_id,
-                period,
-                *span,
-                resource_id,
-                now_ms,
-                *(v for row in ([] if overridden else rows) for v in row),
-            ],
-        )
-
-    def taken_of_users(
-        self, resource_id: int, length_min: int, span: tuple[int, int]
-    ) -> Iterator[tuple[int, int, int]]:
-        """(user id, window start, units taken) by user, from entries: for windows of a
-        length that was not counted."""
-        length_ms = length_min * 60_000
-        yield from self._connection.execute(
-            "SELECT user_id, at_ms - at_ms % ?, sum(amount) FROM entry WHERE id >= ? "
-            "AND at_ms >= ? AND at_ms < ? AND resource_id = ? AND kind IN (1, 2) "
-            "GROUP BY 1, 2 ORDER BY 1, 2",
-            (length_ms, self._first_entry_at(span[0] - CLOCKS_APART_MS), *span, resource_id),
-        )
-
-    def overrides_of_resource(
-        self, resource_id: int, now_ms: int
-    ) -> list[tuple[int, int, int | None, int | None, int | None]]:
-        """(user id, override id, period, most, expiry) of all that hold."""
-        return self._connection.execute(
-            "SELECT user_id, id, period, amount_max, expires_at_ms FROM override "
-            "WHERE resource_id = ? AND ended_at_ms IS NULL "
-            "AND (expires_at_ms IS NULL OR expires_at_ms > ?)",
-            (resource_id, now_ms),
-        ).fetchall()
-
-    def hourly_demand(
-        self, resource_id: int, span: tuple[int, int]
-    ) -> list[tuple[int, int, int, int]]:
-        """(hour start, tier id or 0, units asked for, units taken)."""
-        return self._connection.execute(
-            f"SELECT hour_ms, tier_id, {_total('used + granted + denied')}, "
-            f"{_total('used + granted')} FROM demand "
-            "WHERE hour_ms >= ? AND hour_ms < ? AND resource_id = ? GROUP BY hour_ms, tier_id",
-            (*span, resource_id),
-        ).fetchall()
-
-    # ---- what everybody took
-
-    def demand_by_tier(
-        self, resource_id: int, starts_at_ms: int, reset_at_ms: int
-    ) -> dict[int, int]:
-        """Units taken and not given back between two hours' starts, by tier id."""
-        return dict(
-            self._connection.execute(
-                "SELECT tier_id, sum(used + granted) FROM demand "
-                "WHERE hour_ms >= ? AND hour_ms < ? AND resource_id = ? AND reason <> 'reset' "
-                "GROUP BY tier_id",
-                (starts_at_ms, reset_at_ms, resource_id),
-            ).fetchall()
-        )
-
-    def taken_by_tier(
-        self,
-        resource_id: int,
-        starts_at_ms: int,
-        reset_at_ms: int,
-        *,
-        as_of_ms: int | None = None,
-    ) -> dict[int, int]:
-        """Units taken and not given back between two moments, by tier id, from entries.
-
-        With `as_of_ms` what was given back later still counts.
-        """
-        first_id = self._first_entry_at(starts_at_ms - CLOCKS_APART_MS)
-        return dict(
-            self._connection.execute(
-                "SELECT tier_id, sum(units) FROM ("
-                "  SELECT ifnull(e.tier_id, 0) AS tier_id, e.amount + ifnull((SELECT sum(c.amount)"
-                "    FROM entry AS c WHERE c.of_id = e.id AND c.day_ms IS NOT NULL"
-                "    AND c.at_ms <= ifnull(?, c.at_ms)), 0) AS units"
-                "  FROM entry AS e WHERE e.id >= ? AND e.at_ms >= ? AND e.at_ms < ?"
-                "    AND e.resource_id = ? AND e.kind IN (1, 2)"
-                ") GROUP BY tier_id",
-                (as_of_ms, first_id, starts_at_ms, reset_at_ms, resource_id),
-            ).fetchall()
-        )
-
-    def _first_entry_at(self, at_ms: int) -> int:
-        """The id of about the first entry from a moment on: ids follow time, as clocks do."""
-        low, high = self._connection.execute(
-            "SELECT ifnull(min(id), 0), ifnull(max(id), 0) + 1 FROM entry"
-        ).fetchone()
-        while low < high:
-            middle = (low + high) // 2
-            found = self._connection.execute(
-                "SELECT id, at_ms FROM entry WHERE id >= ? ORDER BY id LIMIT 1", (middle,)
-            ).fetchone()
-            if found is None or found[1] >= at_ms:
-                high = middle
-            else:
-                low = found[0] + 1
-        return int(low)
-
-    def count_all_users(self) -> int:
-        """Users there ever were: none is removed, so the newest id is their number."""
-        return int(self._connection.execute("SELECT ifnull(max(id), 0) FROM user").fetchone()[0])
 
     # ---- what was
 
@@ -641,7 +388,7 @@ class Queries:
                 "SELECT m.grant_id, sum(m.amount) FROM grant_movement AS m "
                 "JOIN entry AS e ON e.id = m.entry_id "
                 "WHERE m.entry_id > (SELECT checkpoint_entry_id FROM ledger) "
-                f"AND m.grant_id IN ({_marks(grant_ids)}) AND (e.kind = 10 OR e.at_ms <= ?) "
+                f"AND m.grant_id IN ({marks(grant_ids)}) AND (e.kind = 10 OR e.at_ms <= ?) "
                 "GROUP BY m.grant_id",
                 (*grant_ids, at_ms),
             ).fetchall()
@@ -672,7 +419,7 @@ class Queries:
         # A throttle is also named by what it let pass, a drill by nothing but this.
         what, units = ("shadow_denied > 0", "shadow_denied") if drill else ("denied > 0", "denied")
         return self._connection.execute(
-            f"SELECT hour_ms, resource_id, tier_id, sum(requests), {_total(units)} FROM demand "
+            f"SELECT hour_ms, resource_id, tier_id, sum(requests), {total(units)} FROM demand "
             f"WHERE hour_ms >= ? AND hour_ms < ? AND rule_kind = 'throttle' AND rule_id = ? "
             f"AND {what} GROUP BY hour_ms, resource_id, tier_id",
             (starts_at_ms, reset_at_ms, throttle_id),
@@ -683,7 +430,7 @@ class Queries:
         return [
             start
             for (start,) in self._connection.execute(
-                f"SELECT starts_at_ms FROM closed_day AS d WHERE starts_at_ms IN ({_marks(starts)})"
+                f"SELECT starts_at_ms FROM closed_day AS d WHERE starts_at_ms IN ({marks(starts)})"
                 " AND users > 0 AND NOT EXISTS (SELECT 1 FROM resource AS r JOIN counter AS c"
                 " ON c.resource_id = r.id AND c.period = 1440 AND c.starts_at_ms = d.starts_at_ms)"
                 " ORDER BY starts_at_ms",
@@ -698,11 +445,11 @@ class Queries:
         of their users, but only of users with a counter on one of these days."""
         return self._dicts(
             "SELECT o.*, u.tier_id, u.protected FROM override AS o JOIN user AS u "
-            f"ON u.id = o.user_id WHERE o.resource_id IN ({_marks(resource_ids)}) "
+            f"ON u.id = o.user_id WHERE o.resource_id IN ({marks(resource_ids)}) "
             "AND o.created_at_ms < ? AND ifnull(o.expires_at_ms > ?, 1) "
             "AND ifnull(o.ended_at_ms > ?, 1) AND EXISTS (SELECT 1 FROM counter AS c "
             "WHERE c.resource_id = o.resource_id AND c.period = 1440 AND c.user_id = o.user_id "
-            f"AND c.starts_at_ms IN ({_marks(starts)})) ORDER BY o.id",
+            f"AND c.starts_at_ms IN ({marks(starts)})) ORDER BY o.id",
             [*resource_ids, until_ms, from_ms, from_ms, *starts],
         )
 
@@ -714,7 +461,7 @@ class Queries:
         """(these columns, users, units), of `resource_id`, `tier_id` and `starts_at_ms`."""
         names = ", ".join(columns)
         return self._connection.execute(
-            f"SELECT {names}, count(DISTINCT user_id), {_total('cost')} "
+            f"SELECT {names}, count(DISTINCT user_id), {total('cost')} "
             f"FROM temp.affected GROUP BY {names} ORDER BY {names}"
         ).fetchall()
 
@@ -727,8 +474,8 @@ class Queries:
         """Users and resources with the highest cost first; those met first before others."""
         return self._dicts(
             f"SELECT a.*, u.name FROM (SELECT resource_id, user_id, tier_id, "
-            f"{_total('cost')} AS cost, {_total('asked')} AS asked, {_total('used')} AS used, "
-            f"{_total('granted')} AS granted FROM temp.affected GROUP BY resource_id, user_id "
+            f"{total('cost')} AS cost, {total('asked')} AS asked, {total('used')} AS used, "
+            f"{total('granted')} AS granted FROM temp.affected GROUP BY resource_id, user_id "
             "ORDER BY cost DESC, user_id, resource_id LIMIT ?) AS a "
             "JOIN user AS u ON u.id = a.user_id ORDER BY a.cost DESC, a.user_id, a.resource_id",
             (count,),
