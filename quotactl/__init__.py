@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from quotactl.ledger.values import Decision, Refund, Request, Settlement
     from quotactl.operations.verify import Verification
     from quotactl.policy.model import Rule
+    from quotactl.reports.explain import Explanation
 
 # Imported when first used, so that the command line's `--help` need not load
 # SQLite.
 _LAZY = {
     "Decision": "quotactl.ledger.values",
+    "Explanation": "quotactl.reports.explain",
     "Ledger": "quotactl.api",
     "Refund": "quotactl.ledger.values",
     "Request": "quotactl.ledger.values",
@@ -53,6 +55,7 @@ __all__ = [
     "ClockBehind",
     "Conflict",
     "Decision",
+    "Explanation",
     "InvalidInput",
     "Ledger",
     "LedgerBusy",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from quotactl.errors import Conflict, InvalidInput
 from quotactl.ledger.engine import Reading, Row
@@ -285,6 +286,7 @@ class Emergency(Acts):
             late_ms = max(0, act.now_ms - held_at_ms)
             steps = act.book.steps_of(switch, held_too=True)
             ahead = [s for s in steps if s.at_ms > held_at_ms]
+            before = facts(act.book, switch)
             moved = [Step(s.at_ms + late_ms, s.percent, s.lifting) for s in ahead]
             for step in ahead:
                 _drop_step(act, switch, step)
@@ -297,7 +299,7 @@ class Emergency(Acts):
                 # Else it would end before its last step.
                 ends_at_ms = last.at_ms + (late_ms or 1)
             changed = {"held_at_ms": None, "ends_at_ms": ends_at_ms}
-            view = _change(act, "throttle.resume", switch, changed)
+            view = _change(act, "throttle.resume", switch, changed, before=before)
             step = moved[0]
             at = instant_text(step.at_ms, act.book.policy.calendar)
             message = (
@@ -523,6 +525,7 @@ def _ramp_off(act: Act, switch: Row, parts: tuple[int, ...], every_ms: int) -> O
         steps.append(Step(ends_at_ms, 100, lifting=True))
     # Those held back neither come any more nor have come, also where their time is past.
     came = set(act.book.steps_of(switch))
+    before = facts(act.book, switch)
     for step in act.book.steps_of(switch, held_too=True):
         if (
             step not in came
@@ -532,7 +535,7 @@ def _ramp_off(act: Act, switch: Row, parts: tuple[int, ...], every_ms: int) -> O
             _drop_step(act, switch, step)
     put_steps(act, switch["id"], steps)
     changed = {"held_at_ms": None, "ends_at_ms": ends_at_ms}
-    view = _change(act, "throttle.off", switch, changed)
+    view = _change(act, "throttle.off", switch, changed, before=before)
     calendar = act.book.policy.calendar
     course = ", ".join(
         f"{step.percent}% {'now' if n == 0 else 'at ' + instant_text(step.at_ms, calendar)}"
@@ -550,9 +553,15 @@ def _drop_step(act: Act, switch: Row, step: Step) -> None:
     )
 
 
-def _change(act: Act, action: str, switch: Row, changed: Row) -> SwitchView:
-    """Change a throttle's row with its audit row, and show it."""
-    before = facts(act.book, switch)
+def _change(
+    act: Act, action: str, switch: Row, changed: Row, *, before: dict[str, Any] | None = None
+) -> SwitchView:
+    """Change a throttle's row with its audit row, and show it.
+
+    `before` are its facts as they were, where its steps have been changed already.
+    """
+    if before is None:
+        before = facts(act.book, switch)
     act.book.update("switch", {"id": switch["id"]}, changed)
     switches_moved(act)
     (row,) = act.book.rows("switch", {"id": switch["id"]})

@@ -19,6 +19,12 @@ import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
 
+ON = (
+    "throttle on --name gpu-melt --resource image --tier free --cap 1/day --for 3h "
+    "--message 'We are busy. Try again tomorrow.' --reason 'GPUs are melting' --ticket INC-1"
+)
+GOOD = "grant add --from-throttle gpu-melt --each 1 --limit-to refused --reason 'sorry'"
+
 # (minutes later, command lines; what begins with # is said to the reader)
 INCIDENT: tuple[tuple[int, tuple[str, ...]], ...] = (
     (0, (
@@ -26,11 +32,8 @@ INCIDENT: tuple[tuple[int, tuple[str, ...]], ...] = (
         "throttle preview --resource image --tier free --cap 1/day",
         "throttle solve --capacity 9/day --resource image --min free=1/day",
         "# It hits most of those who are there: it asks, and nobody is there to answer.",
-        "throttle on --name gpu-melt --resource image --tier free --cap 1/day --for 3h "
-        "--message 'We are busy. Try again tomorrow.' --reason 'GPUs are melting' --ticket INC-1",
-        "throttle on --name gpu-melt --resource image --tier free --cap 1/day --for 3h "
-        "--message 'We are busy. Try again tomorrow.' --reason 'GPUs are melting' --ticket INC-1 "
-        "--yes",
+        ON,
+        f"{ON} --yes",
     )),
     (5, (
         "consume ada image",
@@ -59,10 +62,9 @@ INCIDENT: tuple[tuple[int, tuple[str, ...]], ...] = (
         "status",
         "throttle report gpu-melt",
         "# Those who were refused get something.",
-        "grant add --from-throttle gpu-melt --each 1 --limit-to refused --reason 'sorry' "
-        "--dry-run",
-        "grant add --from-throttle gpu-melt --each 1 --limit-to refused --reason 'sorry'",
-        "grant add --from-throttle gpu-melt --each 1 --limit-to refused --reason 'sorry'",
+        f"{GOOD} --dry-run",
+        GOOD,
+        GOOD,
         "grant list",
         "audit list --limit 12",
         "db verify",

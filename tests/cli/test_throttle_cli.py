@@ -370,3 +370,21 @@ def test_json_of_every_change_tells_what_is_on(cli: Any) -> None:
     assert [step["percent"] for step in on["steps"]] == [50, 100]
     total = cli.json("throttle on --resource image --total 40k/hour --reason x")
     assert (total["kind"], total["value"], total["period"]) == ("total", "40000/hour", "hour")
+
+
+def test_the_audit_of_a_ramp_says_what_was_before_and_what_is_after(cli: Any) -> None:
+    cli.ok("throttle on --resource image --cap 4/day --ramp 50%,100% --every 1h --reason x")
+    cli.ok("throttle off 1 --ramp 60%,100% --every 30m --reason x")
+    (row,) = [a for a in cli.json("audit list") if a["action"] == "throttle.off"]
+    assert [step["percent"] for step in row["before"]["steps"]] == [50, 100]
+    assert [(s["percent"], s["lifting"]) for s in row["after"]["steps"]] == [
+        (50, False),
+        (60, True),
+        (100, True),
+    ]
+    cli.ok("throttle hold 1 --reason x")
+    cli.later(minutes=10)
+    cli.ok("throttle resume 1 --reason x")
+    (row,) = [a for a in cli.json("audit list") if a["action"] == "throttle.resume"]
+    assert [step["percent"] for step in row["before"]["steps"]] == [50, 60]
+    assert [step["percent"] for step in row["after"]["steps"]] == [50, 60, 100]

@@ -72,6 +72,11 @@ STARTS = {
         datetime(2024, 2, 28, 17, tzinfo=UTC),
         datetime(2025, 12, 28, 16, tzinfo=UTC),
     ),
+    # Its clocks change by half an hour.
+    "Australia/Lord_Howe": (
+        datetime(2025, 4, 5, 9, tzinfo=UTC),
+        datetime(2025, 10, 4, 9, tzinfo=UTC),
+    ),
 }
 
 # Most of what happens happens to one account, so that much meets there.
@@ -1054,6 +1059,32 @@ def test_a_hold_ends_at_its_very_moment_not_before(
     assert ledger.check(user="ada", resource="image").remaining == 0
     clock[0] += timedelta(milliseconds=1)
     assert ledger.check(user="ada", resource="image").remaining == 3
+
+
+def test_a_reset_gives_a_fresh_window_also_where_nothing_was_taken_in_it_today(
+    ledger: quotactl.Ledger, clock: list[datetime]
+) -> None:
+    ledger.admin.set_limit(tier="free", resource="image", limit="9/day,2/3h")
+    clock[0] = datetime(2025, 12, 30, 22, 30, tzinfo=UTC)  # before midnight in Rome
+    assert ledger.consume(user="ada", resource="image", amount=2).allowed
+    clock[0] = datetime(2025, 12, 30, 23, 30, tzinfo=UTC)
+    assert ledger.check(user="ada", resource="image").period == "3h"
+    reset = ledger.admin.reset_user("ada", reason="test")
+    assert (reset.changed, reset.item["freed"]) == (True, {"image": 2})
+    assert ledger.consume(user="ada", resource="image", amount=2).allowed
+    assert ledger.verify().ok
+
+
+def test_a_reset_gives_a_fresh_window_also_where_grants_paid_for_all_of_it(
+    ledger: quotactl.Ledger, clock: list[datetime]
+) -> None:
+    ledger.admin.set_limit(tier="free", resource="image", limit="0/day,2/hour")
+    ledger.admin.add_grant(user="ada", resource="image", amount=9, reason="test")
+    assert ledger.consume(user="ada", resource="image", amount=2).granted == 2
+    assert not ledger.check(user="ada", resource="image").allowed
+    assert ledger.admin.reset_user("ada", reason="test").changed
+    assert ledger.consume(user="ada", resource="image", amount=2).granted == 2
+    assert ledger.verify().ok
 
 
 def test_a_throttle_that_was_extended_still_holds_for_another_connection(

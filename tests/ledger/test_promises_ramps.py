@@ -13,13 +13,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quotactl import Conflict, InvalidInput
+from quotactl.engines.sqlite.door import SqliteEngine
 
 if TYPE_CHECKING:
     from conftest import World
 
 
 @pytest.fixture(autouse=True)
-def hundred(world: World) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here is about power cuts: don't wait for the disk."""
+    monkeypatch.setattr(SqliteEngine, "_wants_full", lambda engine: False)
+
+
+@pytest.fixture(autouse=True)
+def hundred(quick: None, world: World) -> None:
     """A limit whose parts are percentages. It is Thursday, nine o'clock."""
     world.limit("100/day")
 

@@ -362,9 +362,10 @@ class Book(Queries):
             "VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET used = used + excluded.used",
             [row for row in added if row[4] > 0],
         )
-        # A window that nobody summed up has no row, and learns of this when it is.
+        # A window that nobody summed up has no row, and learns of this when it is. One that
+        # was summed up without an entry of a clock far ahead must not stop its refund.
         self._connection.executemany(
-            "UPDATE total SET used = used + ? "
+            "UPDATE total SET used = max(used + ?, 0) "
             "WHERE resource_id = ? AND period = ? AND starts_at_ms = ? AND tier_id = ?",
             [(row[4], *row[:4]) for row in added if row[4] < 0],
         )
