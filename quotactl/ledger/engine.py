@@ -274,16 +274,6 @@ class Reading(Protocol):
         """Sums of hourly demand by `group`, a column, and resource."""
         ...
 
-    def demand_of_rule(
-        self, kind: str, rule_id: int, starts_at_ms: int, reset_at_ms: int
-    ) -> list[Row]:
-        """Sums of what one rule decided between two hours' starts, by hour (`hour_ms`) and
-        tier (`tier_id`, 0 for none): `requests`, and units `denied` and `shadow_denied`.
-
-        What a drill would have denied is under the drill's id, all of it `shadow_denied`.
-        """
-        ...
-
     def sample_demand(
         self, resource_id: int, day_ms: int, runs: int, length: int
     ) -> list[tuple[int | None, int, int, int, float]]:

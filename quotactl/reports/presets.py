@@ -246,15 +246,11 @@ def _drilled(book: Reading, row: Row, now_ms: int) -> Drilled:
     ends_at_ms = row["ended_at_ms"] if row["lifted"] else row["ends_at_ms"]
     last_ms = now_ms if ends_at_ms is None else ends_at_ms
     sums: dict[int, list[int]] = {}
-    for found in book.demand_of_rule(
-        "throttle",
-        row["id"],
-        calendar.hour_of(row["starts_at_ms"]),
-        calendar.hour_of(last_ms) + HOUR_MS,
-    ):
-        of_tier = sums.setdefault(found["tier_id"], [0, 0])
-        of_tier[0] += found["requests"]
-        of_tier[1] += found["shadow_denied"]
+    first_ms, until_ms = calendar.hour_of(row["starts_at_ms"]), calendar.hour_of(last_ms) + HOUR_MS
+    for _, _, tier_id, requests, units in book.denied_by(row["id"], first_ms, until_ms, drill=True):
+        of_tier = sums.setdefault(tier_id, [0, 0])
+        of_tier[0] += requests
+        of_tier[1] += units
     tiers = tuple(
         TierDenials(None if tier_id == 0 else book.tier_name(tier_id), requests, units)
         for tier_id, (requests, units) in sorted(sums.items())

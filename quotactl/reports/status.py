@@ -149,10 +149,10 @@ def effect_of(book: Reading, row: Row, now_ms: int) -> Effect:
     first_ms = calendar.hour_of(row["starts_at_ms"])
     # One hour more, for a clock that runs ahead.
     until_ms = this_hour_ms + 2 * HOUR_MS
-    for found in book.demand_of_rule("throttle", row["id"], first_ms, until_ms):
-        requests += found["requests"]
-        units = found["shadow_denied" if row["drill"] else "denied"]
-        hours[found["hour_ms"]] = hours.get(found["hour_ms"], 0) + units
+    drill = bool(row["drill"])
+    for hour_ms, _, _, count, units in book.denied_by(row["id"], first_ms, until_ms, drill=drill):
+        requests += count
+        hours[hour_ms] = hours.get(hour_ms, 0) + units
     # Demand is kept by the hour: of the one before, the part that is still an hour ago.
     gone_ms = now_ms - this_hour_ms
     last = hours.get(calendar.hour_of(this_hour_ms - 1), 0) * (HOUR_MS - gone_ms) // HOUR_MS

@@ -26,8 +26,8 @@ def drill(world: Any, **flags: Any) -> int:
 def counted(world: Any, throttle_id: int) -> tuple[int, int]:
     """Requests and units that a drill would have denied."""
     with world.q.engine.reading() as book:
-        rows = book.demand_of_rule("throttle", throttle_id, 0, 2**52)
-    return sum(r["requests"] for r in rows), sum(r["shadow_denied"] for r in rows)
+        rows = book.denied_by(throttle_id, 0, 2**52, drill=True)
+    return sum(row[3] for row in rows), sum(row[4] for row in rows)
 
 
 def test_a_drill_denies_nothing_and_says_what_it_would_have(world: Any) -> None:

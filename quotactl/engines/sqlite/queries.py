@@ -349,19 +349,6 @@ class Queries(Recorded):
             [starts_at_ms, reset_at_ms, *resource_ids, *([] if tier_id is None else [tier_id])],
         )
 
-    def demand_of_rule(
-        self, kind: str, rule_id: int, starts_at_ms: int, reset_at_ms: int
-    ) -> list[Row]:
-        """Sums of what one rule denied, or would have, between two hours' starts, by hour and
-        tier. What it allowed, as the rule with the least remaining, is not in it."""
-        return self._dicts(
-            f"SELECT hour_ms, tier_id, sum(requests) AS requests, {_DENIED} "
-            "FROM demand WHERE hour_ms >= ? AND hour_ms < ? AND rule_kind = ? AND rule_id = ? "
-            "AND (denied > 0 OR shadow_denied > 0) "
-            "GROUP BY hour_ms, tier_id ORDER BY hour_ms, tier_id",
-            (starts_at_ms, reset_at_ms, kind, rule_id),
-        )
-
     # ---- what was
 
     def newest_switches(self, count: int) -> list[Row]:
