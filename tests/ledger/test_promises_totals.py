@@ -717,6 +717,15 @@ def test_when_allowed_the_tightest_window_is_shown_a_total_too(world: World) -> 
     assert (shown.limit, shown.used, shown.remaining, shown.period) == (6, 4, 2, "day")
 
 
+def test_a_total_is_shown_with_all_units_also_those_that_grants_paid(world: World) -> None:
+    world.limit("1/day")
+    world.grant(9)
+    world.throttle(total="2/week")
+    # As many are left of both, and the week is longer.
+    shown = world.consume(2)
+    assert (shown.granted, shown.period, shown.used, shown.remaining) == (1, "week", 2, 0)
+
+
 def test_a_block_goes_before_a_total_and_takes_nothing(world: World) -> None:
     world.throttle(total="1/hour")
     world.admin.block("ada", reason="abuse")
@@ -753,6 +762,13 @@ def test_a_drill_denies_nothing_and_counts_what_it_would_have(world: World) -> N
     assert world.sql(
         "SELECT rule_kind, rule_id, shadow_denied FROM demand WHERE shadow_denied > 0"
     ) == [("throttle", switch_id, 2)]
+
+
+def test_a_drill_counts_in_its_own_window_what_comes_after_it_began(world: World) -> None:
+    world.take(1)
+    drill(world, cap="2/hour")
+    assert [world.consume().would_be for _ in range(3)] == [None, None, "throttled"]
+    assert world.counters(period=60) == [(3, 0, 0, 1)]
 
 
 def test_a_total_tells_what_end_users_are_to_be_told(world: World) -> None:
@@ -889,6 +905,14 @@ def test_nothing_is_kept_while_no_ceiling_over_everybody_needs_it(world: World) 
     assert world.count("total") == 0
 
 
+def test_of_a_week_the_days_so_far_are_kept(world: World) -> None:
+    world.throttle(total="9/week")
+    world.take(2)
+    # It is Thursday.
+    assert world.sql("SELECT used FROM total WHERE tier_id = 0") == [(0,)] * 4
+    assert sums(world, 1440) == [(1, 2)]
+
+
 def test_a_close_forgets_windows_that_no_week_or_month_reaches(world: World) -> None:
     world.throttle(total="9/hour", no_expiry=True)
     world.take(1)
@@ -1003,6 +1027,18 @@ def test_verify_goes_by_the_windows_from_the_checkpoint_on(world: World) -> None
     world.later(minutes=1)
     assert world.q.verify().ok
     assert world.check().used == 4
+
+
+def test_verify_knows_a_refund_of_what_is_pruned_by_now(world: World) -> None:
+    world.throttle(total="90/hour", no_expiry=True)
+    entry = world.take(3)
+    world.at("2025-05-02T09:00:00Z")
+    world.q.refund(entry_id=entry)
+    world.take(4)
+    assert world.q.close_days().pruned_entries == 1
+    assert world.count("entry") == 2
+    assert sums(world) == [(1, 4)]
+    assert world.q.verify().ok
 
 
 def test_a_total_is_refused_where_it_is_none(world: World) -> None:
