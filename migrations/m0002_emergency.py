@@ -64,6 +64,11 @@ STATEMENTS = (
       PRIMARY KEY (resource_id, period, starts_at_ms, tier_id)
     ) STRICT, WITHOUT ROWID
     """,
+    # Holds of everybody that are over are freed before a total is read.
+    """
+    CREATE INDEX reservation_due ON reservation(resource_id, expires_at_ms)
+      WHERE state = 'pending'
+    """,
     # As in the policy file, as JSON: several throttles and an enforcement under one name.
     """
     CREATE TABLE preset (

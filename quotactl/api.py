@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from quotactl.engines.opening import create_ledger_file, open_engine
+from quotactl.engines.opening import create_ledger_file, open_engine, remove_ledger_file
 from quotactl.engines.sqlite.door import TIMEOUT_S
 from quotactl.errors import InvalidInput, QuotaError
 from quotactl.ledger.values import Decision, Refund, Request, Settlement
@@ -216,10 +216,12 @@ def create(
     clock: Clock | None = None,
     actor: str | None = None,
     notify: bool = True,
+    group: str | None = None,
 ) -> Ledger:
     """Make a new ledger and open it; Conflict if the file exists.
 
     `zone` is the IANA name of the zone whose calendar days count; `notify` as for `connect`.
+    Its owner alone may read and write it, and with `group` that group of the machine's.
     """
     from quotactl.operations.admin import record_founding
 
@@ -229,12 +231,17 @@ def create(
     check_zone(zone)
     actor = actor_named(actor)
     clock = clock or system_clock
-    create_ledger_file(db, name=name, zone=zone, now_ms=to_ms(clock()))
-    ledger = connect(db, clock=clock, actor=actor, notify=notify)
+    create_ledger_file(db, name=name, zone=zone, now_ms=to_ms(clock()), group=group)
+    ledger = None
     try:
+        ledger = connect(db, clock=clock, actor=actor, notify=notify)
         record_founding(ledger.engine, clock, actor=actor, name=name, zone=zone)
     except BaseException:
-        ledger.close()
+        if ledger is not None:
+            ledger.close()
+        # A ledger whose audit does not begin with its making is none, and would be in the
+        # way of the next try.
+        remove_ledger_file(db)
         raise
     return ledger
 

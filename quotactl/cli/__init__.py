@@ -18,8 +18,32 @@ def main(argv: list[str] | None = None) -> int:
 
         sys.stdout.write(f"quotactl {__version__}\n")
         return 0
+    if argv is not None:
+        return _run(arguments)
+    import signal
+
+    # Imports take long enough to be interrupted: quietly then, as by SIGTERM. Who ignores
+    # the signal goes on doing so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    code = _run(arguments)
+    # Done, and said: what comes now must not make a failure of it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     try:
         from quotactl.cli.run import run
-    except KeyboardInterrupt:  # imports take long enough to be interrupted
-        return 130
+    except (OSError, ImportError):
+        # Without a descriptor left a module can't be read, or even be found.
+        import os
+
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            sys.stderr.write(f"quotactl: {error.strerror}; raise the limit: ulimit -n\n")
+            return 1
+        raise
     return run(arguments)

@@ -65,6 +65,7 @@ COMMANDS: dict[str, Entry] = {
         ("init", _START, "init", "init", "Make a new ledger."),
         ("demo", _START, "demo", "demo", "See it all at work on a small ledger."),
         ("status", _START, "status", "status", "How things stand, on one screen."),
+        ("doctor", _START, "doctor", "doctor", "Is all well with the ledger and its file?"),
         ("resource", _POLICY, "resource", "app", "What is counted: image, video."),
         ("tier", _POLICY, "tier", "app", "Named sets of limits."),
         ("limit", _POLICY, "limit", "app", "Ceilings for a resource per period."),
@@ -87,7 +88,7 @@ COMMANDS: dict[str, Entry] = {
         ("reset", _BOOK, "reset", "app", "Close days; give one user a fresh window."),
         ("report", _BOOK, "report", "app", "Usage by user, tier, resource and day."),
         ("audit", _BOOK, "audit", "app", "Who changed what, when and why."),
-        ("db", _BOOK, "db", "app", "Migrate and verify the ledger."),
+        ("db", _BOOK, "db", "app", "Back up, restore, migrate and verify the ledger."),
     ]
 }
 

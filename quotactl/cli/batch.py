@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from quotactl.cli.files import open_bytes
@@ -47,9 +46,7 @@ def consume_batch(path: str) -> int:
                     f"{error.message}; {answered} lines were answered, none after them was counted",
                     hint="safe to send the rest again",
                 ) from error
-            this.write(render([answer for answer, _ in answers], "jsonl"))
-            # Now, not when a buffer is full: somebody may be waiting for it.
-            sys.stdout.flush()
+            this.write_lines(render([answer for answer, _ in answers], "jsonl"))
             answered += len(answers)
             failed += sum(bad for _, bad in answers)
     if failed:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from quotactl.cli.invocation import invocation
-from quotactl.cli.outcome import opened, show
+from quotactl.cli.options import Reason, Ticket
+from quotactl.cli.outcome import conclude, opened, show
 
 app = typer.Typer()
 
@@ -41,7 +44,6 @@ def migrate() -> None:
     Examples:
       quotactl db migrate
     """
-    from quotactl.cli.outcome import conclude
     from quotactl.ledger.views import Outcome
     from quotactl.operations.acts import system_clock
     from quotactl.operations.migrate import migrate
@@ -52,3 +54,75 @@ def migrate() -> None:
     else:
         message = f"schema {done.before} is now {done.after}; the backup is {done.backup}"
     conclude(Outcome(done.backup is not None, message, done.to_dict()))
+
+
+@app.command("backup")
+def backup(
+    to: Annotated[
+        str | None,
+        typer.Argument(metavar="[FILE|FOLDER]", help="Where to; else LEDGER.backups/."),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", metavar="N", help="Keep the newest N in the folder, remove others."),
+    ] = None,
+) -> None:
+    """Copy the ledger while others write, check the copy, and give it its name only then.
+
+    A copy made by cp is torn while somebody writes; this one is all that was committed at
+    one moment. In a folder its name has the time in it; nothing is ever overwritten. How
+    many are kept is `backup_keep`, a setting, unless --keep says it. Older ones go last,
+    and only if all went well.
+
+    Examples:
+      quotactl db backup
+      quotactl db backup /mnt/backups --keep 14 -q     # in cron
+      quotactl db backup before-the-move.db
+    """
+    from pathlib import Path
+
+    from quotactl.errors import InvalidInput
+    from quotactl.operations.acts import system_clock
+    from quotactl.operations.backup import back_up
+    from quotactl.policy.notation import parse_amount
+
+    this = invocation()
+    count = None if keep is None else parse_amount(keep, "keep")
+    if keep is not None and to is not None and not (to.endswith("/") or Path(to).is_dir()):
+        raise InvalidInput("--keep goes with a folder", hint=f"{to} is none")
+    with opened(notice=False) as q:
+        made = back_up(q.engine, this.db, system_clock(), to=to, keep=count)
+    if this.format is not None:
+        this.emit(made)
+    went = f"; older ones removed: {len(made.removed)}" if made.removed else ""
+    this.say(
+        f"backup {made.path}: {made.bytes} bytes, {made.entries} entries, checked; "
+        f"audit hash {made.audit_hash}{went}"
+    )
+
+
+@app.command("restore")
+def restore(
+    backup: Annotated[str, typer.Argument(metavar="BACKUP", help="A file of `db backup`.")],
+    reason: Reason = None,
+    ticket: Ticket = None,
+) -> None:
+    """Put a backup in the ledger's place. Asks first, and says what is lost.
+
+    The backup is copied beside the ledger and checked; an older schema is brought up to
+    date. Then, while writers wait, the files are swapped: the old ledger is kept beside
+    the new one, and processes that have it open go over to the new one with their next
+    decision. Keys of requests since the backup are forgotten: a retry of one is counted anew.
+
+    Examples:
+      quotactl db restore prod.db.backups/prod.db-20250327T020000Z.backup --reason 'disk failed'
+      quotactl db restore last-week.db --yes
+    """
+    from quotactl.operations.acts import system_clock
+    from quotactl.operations.backup import restore, restoring
+
+    this = invocation()
+    with restoring(this.db, backup, system_clock()) as plan:
+        last = f", the last thing in it at {plan.taken_at}" if plan.taken_at else ""
+        this.confirm(f"Restore {this.db} from {backup}{last}: {plan.loss()}. Go ahead?")
+        conclude(restore(plan, system_clock, actor=this.actor, reason=reason, ticket=ticket))

@@ -18,13 +18,18 @@ def init(
     zone: Annotated[
         str, typer.Option("--zone", metavar="ZONE", help="Whose calendar days count.")
     ] = "UTC",
+    group: Annotated[
+        str | None, typer.Option("--group", metavar="GROUP", help="Who may use it, too.")
+    ] = None,
 ) -> None:
-    """Make a new, empty ledger, readable by its owner alone.
+    """Make a new, empty ledger, readable by its owner alone, or with --group by that group.
 
-    An existing file is never touched. The zone can't change after the first entry.
+    An existing file is never touched. The zone can't change after the first entry. A group
+    needs to be able to write the folder, too: SQLite keeps files beside the ledger.
 
     Examples:
       quotactl init /var/lib/quota/prod.db --name prod --zone Europe/Rome
+      quotactl init /var/lib/quota/prod.db --group quota
       quotactl init try.db
     """
     import shlex
@@ -36,7 +41,7 @@ def init(
 
     this = invocation()
     with (
-        quotactl.create(path, name=name, zone=zone, actor=this.actor) as q,
+        quotactl.create(path, name=name, zone=zone, actor=this.actor, group=group) as q,
         q.engine.reading() as b,
     ):
         head = b.head

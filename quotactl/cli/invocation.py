@@ -13,6 +13,7 @@ stdout is data (`emit`), stderr is talk (`say`, `confirm`).
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import sys
 from contextlib import contextmanager
@@ -99,6 +100,33 @@ class Invocation:
         except OSError as error:
             raise OutputLost(*error.args) from error
 
+    def write_lines(self, text: str) -> None:
+        """Write whole lines to stdout, now, and none of them by half whatever signal comes.
+
+        Somebody may be waiting for them; and a pipe takes up to PIPE_BUF bytes as a whole.
+        """
+        try:
+            number = sys.stdout.fileno()
+        except (OSError, ValueError):  # no file: a test's, or a notebook's
+            self.write(text)
+            sys.stdout.flush()
+            return
+        sys.stdout.flush()
+        data = text.encode(sys.stdout.encoding, sys.stdout.errors or "strict")
+        start = 0
+        try:
+            while start < len(data):
+                end = data.rfind(b"\n", start, start + select.PIPE_BUF) + 1
+                end = end or data.find(b"\n", start) + 1 or len(data)
+                piece = data[start:end]
+                while piece:
+                    piece = piece[os.write(number, piece) :]
+                start = end
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputLost(*error.args) from error
+
     def say(self, text: str) -> None:
         """Talk to the person on stderr, one line or several; silent with `-q`."""
         if not self.quiet:
@@ -133,10 +161,21 @@ class Invocation:
 
     def command_with(self, option: str) -> str:
         """This very command line, with one more option."""
-        words = list(self.argv)
+        words = [without_password(word) for word in self.argv]
         # Behind `--` an option would be read as an argument.
         at = words.index("--") if "--" in words else len(words)
         return shlex.join(["quotactl", *words[:at], option, *words[at:]])
+
+
+def without_password(text: str) -> str:
+    """The same text, with what stands before the @ of a URL blotted out."""
+    head, separator, rest = text.partition("://")
+    if not separator or "@" not in rest:
+        return text
+    words = rest.split(" ")
+    # A password may hold any sign but a blank; more than needed is hidden rather than less.
+    words[0] = "***@" + words[0].rpartition("@")[2] if "@" in words[0] else words[0]
+    return f"{head}://{without_password(' '.join(words))}"
 
 
 def invocation() -> Invocation:

@@ -6,7 +6,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from quotactl.cli.invocation import invocation
+from quotactl.cli.invocation import invocation, without_password
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -89,7 +89,7 @@ def undo(*words: str) -> str:
     import shlex
 
     ledger = invocation().ledger
-    where = ["--db", ledger] if ledger else []
+    where = ["--db", without_password(ledger)] if ledger else []
     return shlex.join(["quotactl", *where, *words, "--reason", "over"])
 
 

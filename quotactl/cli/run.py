@@ -8,17 +8,19 @@ away (`| head`) - silent, but not 0, since a batch may have been cut short.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
 import sys
+import time
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 from quotactl.cli.app import COMMANDS, Entry, Root
-from quotactl.cli.invocation import Invocation, OutputLost, started
+from quotactl.cli.invocation import Invocation, OutputLost, started, without_password
 from quotactl.errors import InvalidInput, QuotaError
 from quotactl.render import render
 from quotactl.render.text import neutralise
@@ -33,10 +35,23 @@ class _Terminated(BaseException):
     """SIGTERM arrived. No Exception, so that no command takes it for a failure of its own."""
 
 
+# Within this of the first signal others are not heard: they would break off what it has set
+# off, the rolling back and closing, and what is said of it.
+_UNWINDING_S = 2.0
+_AGAIN_S = 0.001
+
+
 def run(argv: Sequence[str], table: Mapping[str, Entry] = COMMANDS) -> int:
     """Run the command that `argv` names and return its exit code; raises nothing."""
-    with _somewhere_to_write():
-        return _run(argv, table)
+    with _somewhere_to_write(), _signals_raise() as signals:
+        try:
+            return _run(argv, table)
+        except KeyboardInterrupt:
+            return _tell("interrupted", 130)
+        except _Terminated:
+            return _tell("terminated", 143)
+        finally:
+            signals.over = True
 
 
 def _run(argv: Sequence[str], table: Mapping[str, Entry]) -> int:
@@ -44,14 +59,9 @@ def _run(argv: Sequence[str], table: Mapping[str, Entry]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     with started(Invocation(argv)) as this:
         try:
-            with _sigterm_raises():
-                code = _call(table, this)
-                sys.stdout.flush()  # here, where its failure still has an exit code
-                return code
-        except KeyboardInterrupt:
-            return _tell("interrupted", 130)
-        except _Terminated:
-            return _tell("terminated", 143)
+            code = _call(table, this)
+            sys.stdout.flush()  # here, where its failure still has an exit code
+            return code
         except BrokenPipeError:
             _discard_stdout()
             return 141
@@ -108,7 +118,9 @@ def _fail(error: QuotaError, this: Invocation) -> int:
 
 
 def _tell(text: str, code: int) -> int:
-    sys.stderr.write(f"quotactl: {neutralise(text)}\n")
+    with suppress(OSError):  # nobody to tell: the exit code still does
+        sys.stderr.write(f"quotactl: {neutralise(without_password(text))}\n")
+        sys.stderr.flush()
     return code
 
 
@@ -125,6 +137,12 @@ def _usage_error(error: typer.TyperException) -> InvalidInput:
 def _unexpected(error: Exception) -> QuotaError:
     text = f"{type(error).__name__}: {error}".removesuffix(": ")
     failure = QuotaError(f"unexpected: {text}", hint="--debug shows the traceback")
+    if isinstance(error, OSError):
+        # Anywhere, and mostly where a module is to be read.
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            failure = QuotaError("too many open files", hint="raise the limit: ulimit -n")
+        elif error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            failure = QuotaError(f"the disk is full: {error}", hint="make room")
     failure.__cause__ = error
     return failure
 
@@ -140,22 +158,65 @@ def _asks_for_json(argv: Sequence[str]) -> bool:
     return any(word in {"--json", "-ojson", "-ojsonl"} for word in text.split(" "))
 
 
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that transactions roll back and files are closed."""
+class _Signals:
+    """What came of SIGINT and SIGTERM."""
 
-    def terminate(_number: int, _frame: object) -> NoReturn:
+    def __init__(self) -> None:
+        self.over = False
+        self.unraisable = sys.unraisablehook
+        self._number = 0
+        self._heard_at = -_UNWINDING_S
+
+    def hear(self, number: int, _frame: object) -> None:
+        """Unwind the stack, so that transactions roll back and files are closed."""
+        now = time.monotonic()
+        if self.over or now - self._heard_at < _UNWINDING_S:
+            return
+        self._heard_at = now
+        self._number = number
+        self._raise()
+
+    def hear_again(self, missed: sys.UnraisableHookArgs) -> None:
+        """Raise once more, a moment later, what came where nothing can be raised.
+
+        In a finalizer or a weak reference's callback, as Python's own imports have them, an
+        exception is only complained of.
+        """
+        if missed.exc_type not in {KeyboardInterrupt, _Terminated}:
+            self.unraisable(missed)
+        elif not self.over:
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+
+    def alarm(self, _number: int, _frame: object) -> None:
+        if not self.over:
+            self._raise()
+
+    def _raise(self) -> NoReturn:
+        if self._number == signal.SIGINT:
+            raise KeyboardInterrupt
         raise _Terminated
 
+
+@contextmanager
+def _signals_raise() -> Iterator[_Signals]:
+    signals = _Signals()
+    before: dict[int, Any] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Whoever started this with one of them ignored (`nohup`, a script's `&`) meant it.
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            with suppress(ValueError):  # not the main thread: whoever has it decides
+                before[number] = signal.signal(number, signals.hear)
+    if before:
+        before[signal.SIGALRM] = signal.signal(signal.SIGALRM, signals.alarm)
+        sys.unraisablehook = signals.hear_again
     try:
-        before = signal.signal(signal.SIGTERM, terminate)
-    except ValueError:  # not the main thread: whoever has it decides
-        yield
-        return
-    try:
-        yield
+        yield signals
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            sys.unraisablehook = signals.unraisable
+        for heard, handler in before.items():
+            signal.signal(heard, handler)
 
 
 def _discard_stdout() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from quotactl.engines.sqlite.door import TIMEOUT_S, SqliteEngine, create_file
-from quotactl.errors import InvalidInput
+from quotactl.engines.sqlite.door import TIMEOUT_S, SqliteEngine, create_file, remove_file
+from quotactl.errors import InvalidInput, NotFound
 
 
 def open_engine(
@@ -15,9 +15,31 @@ def open_engine(
     return SqliteEngine(ledger_path(db), timeout_s=timeout_s, older_too=older_too)
 
 
-def create_ledger_file(db: str | Path, *, name: str, zone: str, now_ms: int) -> None:
-    """Make an empty ledger, with its schema; refuses an existing file."""
-    create_file(ledger_path(db), name=name, zone=zone, now_ms=now_ms)
+def create_ledger_file(
+    db: str | Path, *, name: str, zone: str, now_ms: int, group: str | None = None
+) -> None:
+    """Make an empty ledger, with its schema; refuses an existing file.
+
+    `group` is the name or number of the one that may read and write it like its owner.
+    """
+    group_id = None if group is None else _group_id(group)
+    create_file(ledger_path(db), name=name, zone=zone, now_ms=now_ms, group_id=group_id)
+
+
+def remove_ledger_file(db: str | Path) -> None:
+    """Remove a ledger that was made just now and did not get to its first entry."""
+    remove_file(ledger_path(db))
+
+
+def _group_id(group: str) -> int:
+    import grp
+
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        if group.isascii() and group.isdigit() and int(group) < 2**32 - 1:
+            return int(group)
+        raise NotFound(f"no group {group!r} on this machine", hint="see: getent group") from None
 
 
 def ledger_path(db: str | Path) -> Path:
@@ -27,6 +49,11 @@ def ledger_path(db: str | Path) -> Path:
         raise InvalidInput("the ledger's path is empty or has a NUL in it")
     scheme, colon, rest = text.partition("://")
     if colon and scheme == "sqlite":
+        # Never repeated in full: somebody has put a password where none belongs.
+        if "@" in rest.partition("/")[0] or "?" in rest:
+            raise InvalidInput(
+                "a sqlite:// URL has neither user nor parameters", hint="such as sqlite:///q.db"
+            )
         return Path(rest)
     if colon:
         raise InvalidInput(f"{scheme}:// ledgers are not known", hint="give a file's path")

@@ -52,6 +52,9 @@ def read_policy_file(text: str) -> Plan:
         raise InvalidInput(f"the policy file is not TOML: {error}") from None
     except RecursionError:
         raise InvalidInput("the policy file is not TOML: nested too deeply") from None
+    except ValueError:
+        # Python reads no decimal number of more than 4300 digits.
+        raise InvalidInput("the policy file has a number in it that is too long") from None
     plan = read_plan(document)
     if plan.zone is not None:
         try:

@@ -121,12 +121,22 @@ def due_days(book: Reading, now_ms: int) -> list[Window]:
 
 
 def _next_day(book: Reading) -> Window:
+    calendar = book.policy.calendar
     until_ms = book.head.closed_until_ms
-    return book.policy.calendar.day(book.head.opened_at_ms if until_ms is None else until_ms)
+    if until_ms is None:
+        return calendar.day(book.head.opened_at_ms)
+    day = calendar.day(until_ms)
+    while day.starts_at_ms < until_ms and book.rows(
+        "closed_day", {"day": _date(book, day)}, order="starts_at_ms"
+    ):
+        # The zone has other rules now, by which the day that was closed ends later: what is
+        # left of it goes to the next, or nothing could ever be closed again.
+        day = Window(until_ms, calendar.day(day.reset_at_ms).reset_at_ms)
+    return day
 
 
 def _date(book: Reading, day: Window) -> str:
-    on: date = book.policy.calendar.date_of(day.starts_at_ms)
+    on: date = book.policy.calendar.date_of(day.reset_at_ms - 1)
     return on.isoformat()
 
 

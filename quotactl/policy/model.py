@@ -6,11 +6,12 @@ counters during one transaction.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from quotactl.errors import NotFound
+from quotactl.errors import BadConfiguration, NotFound
 from quotactl.policy.window import DAY, Calendar, Period, calendar_of
 
 AMOUNT_MAX = 2**53 - 1
@@ -206,7 +207,16 @@ class Policy:
     def __post_init__(self) -> None:
         object.__setattr__(self, "resources_by_name", {r.name: r for r in self.resources.values()})
         object.__setattr__(self, "tiers_by_name", {t.name: t for t in self.tiers.values()})
-        object.__setattr__(self, "calendar", calendar_of(self.zone))
+        try:
+            calendar = calendar_of(self.zone)
+        except (KeyError, ValueError, OSError) as error:
+            if getattr(error, "errno", None) in {errno.EMFILE, errno.ENFILE}:
+                raise  # there, for all that can be told
+            # It was there when the ledger was made: the host has lost its zone files.
+            raise BadConfiguration(
+                f"zone {self.zone!r} is not known here", hint="install the package tzdata"
+            ) from None
+        object.__setattr__(self, "calendar", calendar)
 
     @property
     def default_tier(self) -> Tier | None:

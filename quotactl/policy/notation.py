@@ -48,7 +48,11 @@ INSTANT_MAX_MS = to_ms(datetime(9000, 1, 1, tzinfo=UTC))
 
 def shown(text: object) -> str:
     """What was written, as one safe line in quotes, shortened where it is long."""
-    quoted = ascii(text)
+    try:
+        quoted = ascii(text)
+    except ValueError:
+        # Python writes no number of more than 4300 digits; TOML reads one, in hex.
+        return "a number of thousands of digits"
     return quoted if len(quoted) <= 80 else quoted[:77] + "..."
 
 
@@ -267,13 +271,16 @@ def parse_rfc3339(text: str) -> int:
 
 
 def parse_date(text: str) -> date:
-    """`2025-03-28`."""
+    """`2025-03-28`, in the years 1970 to 8999: a calendar has days beside it too."""
     try:
         if len(text) != 10:
             raise ValueError
-        return date.fromisoformat(text)
+        on = date.fromisoformat(text)
     except ValueError:
         raise InvalidInput(f"day {shown(text)} is not a date", hint="such as 2025-03-28") from None
+    if not 1970 <= on.year < 9000:
+        raise InvalidInput(f"day {shown(text)} is out of range")
+    return on
 
 
 def instant_text(at_ms: int | None, calendar: Calendar) -> str:

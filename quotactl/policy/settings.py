@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from quotactl.errors import InvalidInput, NotFound
-from quotactl.policy.notation import duration_text, parse_duration, parse_percent
+from quotactl.policy.notation import duration_text, parse_amount, parse_duration, parse_percent
 
 DAY_MS = 86_400_000
 
@@ -39,6 +39,10 @@ def _days_at_least(least: int) -> Callable[[str], str]:
     return read
 
 
+def _count_or_all(text: str) -> str:
+    return text if text == "all" else str(parse_amount(text, "count"))
+
+
 def _percentage(text: str) -> str:
     return f"{parse_percent(text)}%"
 
@@ -46,6 +50,12 @@ def _percentage(text: str) -> str:
 SETTINGS: Mapping[str, Setting] = {
     setting.key: setting
     for setting in (
+        Setting(
+            "backup_keep",
+            "all",
+            "how many of its backups a folder keeps, the newest: 14, or all",
+            _count_or_all,
+        ),
         Setting(
             "counter_retention",
             "400d",

@@ -53,6 +53,10 @@ def lived(world: World) -> World:
         ("DELETE FROM demand WHERE denied > 0", {"demand.denied"}),
         ("UPDATE audit_text SET text = 'harmless'", {"audit"}),
         ("UPDATE ledger SET closed_until_ms = NULL", {"ledger.closed_until_ms"}),
+        (
+            "UPDATE idempotency_key SET at_ms = at_ms + 1 WHERE key = 'r1'",
+            {"idempotency_key.at_ms"},
+        ),
     ],
 )
 def test_verify_names_what_was_edited(lived: World, statement: str, named: set[str]) -> None:

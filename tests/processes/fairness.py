@@ -1,9 +1,13 @@
 """How evenly, and how long, writers wait: a measurement, not a test.
 
     python tests/processes/fairness.py [--writers 8] [--seconds 2] [--durability full]
+                                       [--rounds 1] [--plain]
 
 Prints decisions per second, Jain's index of the writers' shares (1 is perfectly
-even, 1/writers is one who got everything) and the longest wait of any.
+even, 1/writers is one who got everything) and the longest wait of any: of all rounds
+together, but for Jain's index, of which it is the lowest. With `--plain` each round is
+followed by one in which the same writers have SQLite's `busy_timeout` alone and do not
+queue, and the longest wait is compared.
 """
 
 from __future__ import annotations
@@ -14,9 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import quotactl
+from quotactl.engines.sqlite import door
+from quotactl.engines.sqlite.queue import Turnstile
 
 
 def write(path: str, number: int, seconds: float) -> None:
@@ -33,8 +42,18 @@ def write(path: str, number: int, seconds: float) -> None:
     print(json.dumps(waits))  # noqa: T201
 
 
-def measure(writers: int, seconds: float, durability: str) -> dict[str, float]:
-    """Run that many writers against one ledger."""
+class NoQueue(Turnstile):
+    """Lets everybody through, to wait as SQLite has them wait."""
+
+    def enter(self, deadline: float) -> None:
+        pass
+
+    def leave(self) -> None:
+        pass
+
+
+def waits_of(writers: int, seconds: float, durability: str, *, plain: bool) -> list[list[float]]:
+    """Run that many writers against one ledger: the waits of each."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "ledger.db")
         with quotactl.create(path) as q:
@@ -43,6 +62,7 @@ def measure(writers: int, seconds: float, durability: str) -> dict[str, float]:
             q.admin.set_limit(tier="free", resource="image", limit="unlimited")
             q.admin.set_setting("durability", durability)
         command = [sys.executable, __file__, "--path", path, "--seconds", str(seconds)]
+        command += ["--plain"] * plain
         processes = [
             subprocess.Popen(
                 [*command, "--number", str(n)],
@@ -59,17 +79,37 @@ def measure(writers: int, seconds: float, durability: str) -> dict[str, float]:
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        waits = [json.loads(process.communicate(timeout=seconds + 60)[0]) for process in processes]
-    shares = [len(one) for one in waits]
-    every = sorted(wait for one in waits for wait in one)
+        return [json.loads(process.communicate(timeout=seconds + 60)[0]) for process in processes]
+
+
+def figures_of(rounds: list[list[list[float]]], seconds: float) -> dict[str, float]:
+    """What the waits of the writers in each round come to."""
+    shares = [[len(one) for one in waits] for waits in rounds]
+    every = sorted(wait for waits in rounds for one in waits for wait in one)
     return {
-        "writers": writers,
-        "per_second": round(sum(shares) / seconds),
-        "jain": round(sum(shares) ** 2 / (writers * sum(n * n for n in shares)), 4),
+        "per_second": round(len(every) / seconds / len(rounds)),
+        "jain": round(min(sum(s) ** 2 / (len(s) * sum(n * n for n in s)) for s in shares), 4),
         "p50_ms": round(every[len(every) // 2] * 1000, 2),
         "p99_ms": round(every[len(every) * 99 // 100] * 1000, 2),
         "longest_ms": round(every[-1] * 1000, 2),
     }
+
+
+def measure(
+    writers: int, seconds: float, durability: str, rounds: int, *, plain: bool
+) -> dict[str, Any]:
+    """Figures of the queue and, if wanted, of plain `busy_timeout` in turn with it."""
+    queued, unqueued = [], []
+    for _ in range(rounds):
+        queued.append(waits_of(writers, seconds, durability, plain=False))
+        if plain:
+            unqueued.append(waits_of(writers, seconds, durability, plain=True))
+    found: dict[str, Any] = {"writers": writers, **figures_of(queued, seconds)}
+    if plain:
+        found["plain"] = figures_of(unqueued, seconds)
+        share = 100 * found["longest_ms"] / found["plain"]["longest_ms"]
+        found["longest_percent_of_plain"] = round(share, 2)
+    return found
 
 
 def main() -> None:
@@ -78,13 +118,17 @@ def main() -> None:
     parser.add_argument("--writers", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--durability", default="full", choices=["full", "relaxed"])
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--plain", action="store_true", help="compare with busy_timeout alone")
     parser.add_argument("--path", help=argparse.SUPPRESS)
     parser.add_argument("--number", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.path:
-        write(asked.path, asked.number, asked.seconds)
-    else:
-        print(json.dumps(measure(asked.writers, asked.seconds, asked.durability)))  # noqa: T201
+        with mock.patch.object(door, "Turnstile", NoQueue) if asked.plain else nullcontext():
+            write(asked.path, asked.number, asked.seconds)
+        return
+    found = measure(asked.writers, asked.seconds, asked.durability, asked.rounds, plain=asked.plain)
+    print(json.dumps(found))  # noqa: T201
 
 
 if __name__ == "__main__":

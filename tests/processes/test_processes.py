@@ -435,6 +435,24 @@ def test_a_stopped_writer_makes_others_busy_and_work_goes_on_after_it(
     assert_sound(path)
 
 
+def test_a_writer_stopped_while_it_waits_makes_others_busy_too(start: Start, path: Path) -> None:
+    holder, waiting = start(2)
+    (other,) = start(1, timeout_s=0.5)
+    assert holder.ask("hold_the_turn") == "holding"
+    waiting.tell("consume")
+    wait_until_locked(path.with_name(path.name + "-queue"))
+    waiting.signal(signal.SIGSTOP)
+    waiting.wait_until_stopped()
+    holder.go_on()
+    assert holder.answer() is None
+    busy = other.ask("consume")
+    assert (busy["error"]["code"], busy["exit_code"]) == ("ledger_busy", 75)
+    waiting.signal(signal.SIGCONT)
+    assert waiting.answer()["allowed"]
+    assert other.ask("consume")["allowed"]
+    assert_sound(path)
+
+
 def test_a_stopped_writer_does_not_hang_others_that_close(start: Start, path: Path) -> None:
     (stopped,) = start(1)
     (other,) = start(1, timeout_s=0.5)

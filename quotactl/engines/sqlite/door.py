@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from quotactl.engines.schema import APPLICATION_ID, SCHEMA_VERSION, apply_migrations
 from quotactl.engines.sqlite.book import Book, PolicyCache
@@ -32,6 +34,23 @@ WAL_PAGES = 4000
 PAGE_SIZE = 2048
 # The first with STRICT tables.
 OLDEST_SQLITE = (3, 37, 0)
+# No file system's times are coarser where this runs: the kernel's tick is 1 to 10 ms.
+TICK_NS = 20_000_000
+# SQLite's -shm is made of so much at once, and tells of no room for it as of a disk that failed.
+ROOM_NEEDED = 32 * 1024
+_NOTHING = nullcontext()
+_MAKE_ROOM = "nothing was changed; make room"
+
+Access = Literal["rw", "ro", "frozen"]
+_MODES: dict[Access, str] = {"rw": "?mode=rw", "ro": "?mode=ro", "frozen": "?mode=ro&immutable=1"}
+
+
+class _State(NamedTuple):
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    wal_size: int
 
 
 class SqliteEngine:
@@ -51,24 +70,40 @@ class SqliteEngine:
         self._queue: Turnstile | None = None
         self._cache = PolicyCache()
         self._synced_full = True
-        self._connection = _connect(path, timeout_s)
+        self._older_too = older_too
+        self._access: Access = "rw"
+        self._frozen: _State | None = None
+        # A relative path means another file once the process has changed its folder.
+        self._file = os.fspath(path.absolute())
+        self._connection, self._identity = self._open()
+
+    def _open(self) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
+        # Looked at before: if another file takes the name meanwhile, the next transaction tells.
+        identity = identity_of(self._file)
+        access, frozen = _access(self.path)
+        connection = _connect(self.path, self._timeout_s, access)
         try:
-            check_schema(self._connection, path, older_too=older_too)
+            check_schema(connection, self.path, older_too=self._older_too)
         except BaseException:
-            self._connection.close()
+            connection.close()
             raise
+        self._access, self._frozen = access, frozen
+        return connection, identity
 
     @contextmanager
     def reading(self) -> Iterator[Book]:
         """One consistent view; writes nothing."""
         with self._alone(), translated(self.path):
-            connection = self._connection
-            connection.execute("BEGIN")
-            try:
-                yield Book(connection, self._cache)
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+            if identity_of(self._file) != self._identity:
+                self._go_over()
+            with self._unwritten() if self._access == "frozen" else _NOTHING:
+                connection = self._connection
+                try:
+                    _begin(connection, "BEGIN")
+                    yield Book(connection, self._cache)
+                finally:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
 
     @contextmanager
     def writing(self) -> Iterator[Book]:
@@ -78,54 +113,119 @@ class SqliteEngine:
         it raises. Raises LedgerBusy when the turn does not come in time.
         """
         with self._alone(), translated(self.path):
-            connection = self._connection
-            if self._queue is None:
-                self._queue = Turnstile(self.path)
-            self._queue.enter(time.monotonic() + self._timeout_s)
+            if self._access != "rw":
+                self._ask_again()
             try:
-                book = self._begin()
+                self._enter()
                 try:
+                    book = self._begin()
                     yield book
                     self._end(book)
                 finally:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
             finally:
-                self._queue.leave()
+                # Also where a signal broke it off before it was known that the turn had come.
+                if self._queue is not None:
+                    self._queue.leave()
 
     @contextmanager
     def migrating(self) -> Iterator[sqlite3.Connection]:
         """Like `writing()`, for a ledger whose schema is not the present one."""
         with self._alone(), translated(self.path):
-            if self._queue is None:
-                self._queue = Turnstile(self.path)
-            self._queue.enter(time.monotonic() + self._timeout_s)
+            if self._access != "rw":
+                self._ask_again()
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
+                self._enter()
                 try:
+                    _begin(self._connection, "BEGIN IMMEDIATE")
                     yield self._connection
-                    self._connection.execute("COMMIT")
+                    self._commit()
                 finally:
                     if self._connection.in_transaction:
                         self._connection.execute("ROLLBACK")
             finally:
-                self._queue.leave()
+                if self._queue is not None:
+                    self._queue.leave()
 
     def close(self) -> None:
         if self._pid != os.getpid():
             return
-        with self._lock:
+        # Not for ever: whoever holds it may be this very thread, broken off by a signal.
+        alone = self._lock.acquire(timeout=self._timeout_s)
+        try:
             # The last one to close writes the WAL back, which must not race
             # another process's commit; whoever can't have the turn leaves it be.
             queue = self._queue
-            with suppress(OSError, LedgerBusy):
-                queue = queue or Turnstile(self.path)
-                queue.enter(time.monotonic() + CLOSING_TIMEOUT_S)
+            if self._access == "rw":
+                with suppress(OSError, LedgerBusy):
+                    # Without lock files nobody writes here, and who only read makes none.
+                    queue = queue or Turnstile(self.path, create=False)
+                    queue.enter(time.monotonic() + CLOSING_TIMEOUT_S)
             self._connection.close()
             if queue is not None:
                 # Closing the lock files gives back the turn with them.
                 queue.close()
             self._queue = None
+        finally:
+            if alone:
+                self._lock.release()
+
+    def _enter(self) -> None:
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            if self._queue is None:
+                self._queue = self._turnstile()
+            self._queue.enter(deadline)
+            # In turn, as a restore swaps files in its own: none comes in between.
+            if identity_of(self._file) == self._identity:
+                return
+            # Under a link that leads elsewhere now, the queue is another one too.
+            queue, self._queue = self._queue, None
+            queue.close()
+            self._go_over()
+
+    def _turnstile(self) -> Turnstile:
+        try:
+            return Turnstile(self.path)
+        except FileNotFoundError:
+            raise _gone(self.path) from None
+        except OSError as error:
+            raise unusable(
+                f"{self.path} can't be written: its queue, {error.filename}", error
+            ) from error
+
+    def _ask_again(self) -> None:
+        """Refuse to write to what may only be read, unless that has changed meanwhile."""
+        if _access(self.path)[0] == "rw":
+            self._go_over()
+        if self._access != "rw":
+            raise QuotaError(
+                f"{self.path} can't be written: it is read-only here",
+                hint="the file and its folder need write permission",
+            )
+
+    @contextmanager
+    def _unwritten(self) -> Iterator[None]:
+        """Reading without any lock: see to it that nobody wrote into the file meanwhile.
+
+        Raises LedgerBusy where somebody did, whatever was read.
+        """
+        before = _state(self.path)
+        if before != self._frozen:
+            self._go_over()
+            before = self._frozen
+            if before is None:
+                yield
+                return
+        try:
+            yield
+        except Exception as error:
+            if _state(self.path) == before:
+                raise
+            raise _written_meanwhile(self.path) from error
+        if _state(self.path) != before:
+            raise _written_meanwhile(self.path)
 
     def _end(self, book: Book) -> None:
         connection = self._connection
@@ -139,19 +239,46 @@ class SqliteEngine:
             self._sync(full=False)
             connection.execute("BEGIN IMMEDIATE")
             book.store_relaxed()
-        connection.execute("COMMIT")
+        self._commit()
+
+    def _commit(self) -> None:
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if _code(error) != sqlite3.SQLITE_IOERR:
+                raise
+            # What was written may be found there after a crash, or not.
+            raise QuotaError(
+                f"{self.path}: the disk failed ({error}); "
+                "whether the last change was kept is unknown",
+                hint="try again with the same key",
+            ) from error
 
     def _begin(self) -> Book:
         """Begin a transaction that will be as durable as the ledger's setting says."""
         connection = self._connection
         while True:
             self._sync(full=self._wants_full())
-            connection.execute("BEGIN IMMEDIATE")
+            _begin(connection, "BEGIN IMMEDIATE")
             book = Book(connection, self._cache)
             if self._synced_full == self._wants_full():
                 return book
             # The setting was changed since this process last looked.
             connection.execute("ROLLBACK")
+
+    def _go_over(self) -> None:
+        """Open the file that has taken the ledger's name, as `db restore` puts one there.
+
+        What is written to the one that was renamed or removed would be lost in silence.
+        """
+        if identity_of(self._file) is None:
+            raise _gone(self.path)
+        connection, identity = self._open()
+        # SQLite sees that the file has moved, and lets the new one's WAL be.
+        self._connection.close()
+        self._connection, self._identity = connection, identity
+        self._cache = PolicyCache()
+        self._synced_full = True
 
     def _wants_full(self) -> bool:
         return value_of(self._cache.settings, "durability") == "full"
@@ -176,10 +303,42 @@ class SqliteEngine:
             self._lock.release()
 
 
-def create_file(path: Path, *, name: str, zone: str, now_ms: int) -> None:
-    """Make an empty ledger file, readable by its owner alone; refuses an existing one."""
+def identity_of(file: str) -> tuple[int, int] | None:
+    """What tells a file from another of its name; None where there is none.
+
+    By its name: to open it would be to drop SQLite's locks when it is closed.
+    """
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        status = os.stat(file)  # noqa: PTH116 - a part of every decision; Path takes twice as long
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise unusable(f"{file} can't be reached", error) from None
+    return status.st_dev, status.st_ino
+
+
+def unusable(what: str, error: OSError) -> QuotaError:
+    """A file that the system doesn't give, and why, in one line."""
+    hint = None
+    if error.errno in (errno.EACCES, errno.EPERM):
+        hint = "check the permissions of the file and its folder"
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        hint = "raise the limit: ulimit -n"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = _MAKE_ROOM
+    return QuotaError(f"{what}: {error.strerror}", hint=hint)
+
+
+def create_file(
+    path: Path, *, name: str, zone: str, now_ms: int, group_id: int | None = None
+) -> None:
+    """Make an empty ledger file; refuses an existing one.
+
+    Its owner alone may read and write it, and the group if one is given; SQLite's files
+    and the queue's follow it.
+    """
+    try:
+        made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         raise Conflict(
             f"{path} exists already", hint="a ledger is never overwritten: name another file"
@@ -187,8 +346,17 @@ def create_file(path: Path, *, name: str, zone: str, now_ms: int) -> None:
     except FileNotFoundError:
         raise NotFound(f"no folder {path.parent} to create a ledger in") from None
     except OSError as error:
-        raise QuotaError(f"can't create {path}: {error.strerror}") from None
+        raise unusable(f"can't create {path}", error) from None
     try:
+        try:
+            if group_id is not None:
+                os.fchown(made, -1, group_id)
+                os.fchmod(made, 0o660)
+        except OSError as error:
+            raise unusable(f"can't give {path} to group {group_id}", error) from None
+        finally:
+            # Before SQLite has it open: later this would drop its locks.
+            os.close(made)
         with translated(path):
             connection = _connect(path, TIMEOUT_S)
             try:
@@ -206,8 +374,15 @@ def create_file(path: Path, *, name: str, zone: str, now_ms: int) -> None:
                 connection.close()
     except BaseException:
         # Half a ledger would be refused by the next init.
-        path.unlink(missing_ok=True)
+        remove_file(path)
         raise
+
+
+def remove_file(path: Path) -> None:
+    """Remove a ledger that did not come to be, with all that lies beside it."""
+    for suffix in ("", "-wal", "-shm", "-queue", "-turn"):
+        with suppress(OSError):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def schema_version(connection: sqlite3.Connection, path: Path) -> int:
@@ -248,10 +423,13 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _translate(error, path) from error
+    except UnicodeDecodeError as error:
+        # A damaged schema, quoted in SQLite's own message.
+        raise LedgerCorrupt(f"{path} is damaged: {error}", hint="restore a backup") from error
 
 
 def _translate(error: sqlite3.Error, path: Path) -> QuotaError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = _code(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LedgerBusy(f"{path} is busy", hint="safe to try again")
     if code == sqlite3.SQLITE_NOTADB:
@@ -259,28 +437,129 @@ def _translate(error: sqlite3.Error, path: Path) -> QuotaError:
     if code == sqlite3.SQLITE_CORRUPT:
         return LedgerCorrupt(f"{path} is damaged: {error}", hint="restore a backup")
     if code == sqlite3.SQLITE_READONLY:
-        return QuotaError(f"{path} can't be written: it is read-only here")
+        return QuotaError(
+            f"{path} can't be written: it is read-only here",
+            hint="the file and its folder need write permission",
+        )
     if code == sqlite3.SQLITE_FULL:
-        return QuotaError(f"{path}: the disk is full", hint="nothing was changed; make room")
+        return QuotaError(f"{path}: the disk is full", hint=_MAKE_ROOM)
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR):
+        # SQLite does not tell which call failed why.
+        if not path.exists():
+            return _gone(path)
+        reason = _too_few_descriptors()
+        if reason is not None:
+            return unusable(f"{path} can't be opened", reason)
     if code == sqlite3.SQLITE_CANTOPEN:
         return QuotaError(f"{path} can't be opened", hint="check the permissions of its folder")
     if code == sqlite3.SQLITE_IOERR:
+        with suppress(OSError):
+            space = os.statvfs(path.parent)
+            if space.f_bavail * space.f_frsize < ROOM_NEEDED:
+                return QuotaError(f"{path}: the disk is full", hint=_MAKE_ROOM)
         return QuotaError(
-            f"{path}: the disk failed ({error}); whether the last change was kept is unknown",
-            hint="try again with the same key",
+            f"{path}: the disk failed ({error}); nothing was changed",
+            hint="try again when it is mended",
         )
     return QuotaError(f"{path}: {error}")
 
 
-def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
+def _code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _too_few_descriptors() -> OSError | None:
+    """Why the files that a ledger needs can't be opened; those of a failed try are closed."""
+    opened = []
+    try:
+        # Itself, WAL, shm, the two of the queue, and another one.
+        for _ in range(6):
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # noqa: PERF401
+    except OSError as reason:
+        return reason
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return None
+
+
+def _gone(path: Path) -> NotFound:
+    return NotFound(f"the ledger {path} is gone", hint="restore it: quotactl db restore BACKUP")
+
+
+def _written_meanwhile(path: Path) -> LedgerBusy:
+    return LedgerBusy(
+        f"{path} was written while it was read without locks, for want of write permission here",
+        hint="safe to try again",
+    )
+
+
+def _begin(connection: sqlite3.Connection, how: str) -> None:
+    if connection.in_transaction:
+        # A signal broke off the end of the one before.
+        connection.execute("ROLLBACK")
+    connection.execute(how)
+
+
+def _access(path: Path) -> tuple[Access, _State | None]:
+    """How this process may open a ledger, and for "frozen" the file's state.
+
+    Whoever reads a ledger in WAL mode needs its -shm, and makes it where there is none: in
+    a folder that can't be written, that fails; and one made by a mere reader would be in
+    the owner's way. So where this process may not write:
+
+    - "frozen": with nothing in the WAL all of the ledger is in the file, which is read as
+      it lies there, without locks (`immutable=1`). Only a checkpoint changes the file, and
+      then its times: whoever has read looks at them again.
+    - "ro": with a WAL, its owner's -shm must be there and readable.
+    """
+    real = os.path.realpath(path)
+    folder = os.path.dirname(real)  # noqa: PTH120 - with realpath a fifth of the time of Path
+    wal, shm = real + "-wal", real + "-shm"
+    if _may_write(real) and (_may_write(folder) or (_may_write(wal) and _may_write(shm))):
+        return "rw", None
+    # Some time after its last change: another one within the clock's tick would not show.
+    deadline = time.monotonic() + 1
+    while True:
+        state = _state(path)
+        if state is None or state.wal_size:
+            return "ro", None
+        age_ns = time.time_ns() - state.mtime_ns
+        if not 0 <= age_ns < TICK_NS or time.monotonic() > deadline:
+            return "frozen", state
+        time.sleep(TICK_NS / 1e9)
+
+
+def _may_write(name: str) -> bool:
+    return os.access(name, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _state(path: Path) -> _State | None:
+    """What a checkpoint changes about a file; None where there is none."""
+    real = os.path.realpath(path)
+    try:
+        # The file first: a checkpoint between the two then shows in the next look.
+        file = os.stat(real)  # noqa: PTH116
+    except OSError:
+        return None
+    try:
+        wal_size = os.stat(real + "-wal").st_size  # noqa: PTH116
+    except OSError:
+        wal_size = 0
+    return _State(file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, wal_size)
+
+
+def _connect(path: Path, timeout_s: float, access: Access = "rw") -> sqlite3.Connection:
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         oldest = ".".join(map(str, OLDEST_SQLITE))
         raise QuotaError(f"this Python has SQLite {sqlite3.sqlite_version}, older than {oldest}")
-    if not path.exists():
+    if identity_of(os.fspath(path)) is None:
         raise NotFound(f"no ledger at {path}", hint=f"make one: quotactl init {path}")
     if path.is_dir():
         raise LedgerCorrupt(f"{path} is a folder, not a ledger", hint="name the file in it")
-    uri = path.resolve().as_uri() + "?mode=rw"
+    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise QuotaError(f"{path} can't be read: {os.strerror(errno.EACCES)}", hint="ask its owner")
+    uri = path.resolve().as_uri() + _MODES[access]
     with translated(path):
         connection = sqlite3.connect(
             uri,

@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from quotactl.errors import LedgerBusy
@@ -29,10 +31,17 @@ _AT_ONCE_S = 0.000_3
 class Turnstile:
     """The queue of one ledger. Not for use by two threads at once."""
 
-    def __init__(self, ledger: Path) -> None:
+    def __init__(self, ledger: Path, *, create: bool = True) -> None:
+        """Open the lock files; OSError if that can't be, or they are not there to be found."""
         self._ledger = ledger
-        self._queue = _open(ledger.with_name(ledger.name + "-queue"))
-        self._turn = _open(ledger.with_name(ledger.name + "-turn"))
+        # Beside the file itself: by way of a link it is the same queue.
+        real = os.path.realpath(ledger)
+        self._queue = _open(real + "-queue", real, create=create)
+        try:
+            self._turn = _open(real + "-turn", real, create=create)
+        except BaseException:
+            os.close(self._queue)
+            raise
         self._waiter: _Waiter | None = None
         self._contended = False
 
@@ -150,5 +159,20 @@ def _try_lock(lock_file: int) -> bool:
     return True
 
 
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+def _open(name: str, ledger: str, *, create: bool) -> int:
+    how = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    lock_file = os.open(name, how | os.O_CREAT if create else how, 0o600)
+    try:
+        # Whoever may write the ledger must be able to queue: the group as the owner, and the
+        # owner where root came first.
+        with suppress(OSError):
+            like, mine = os.stat(ledger), os.fstat(lock_file)  # noqa: PTH116
+            if (mine.st_uid, mine.st_gid) != (like.st_uid, like.st_gid):
+                os.fchown(lock_file, like.st_uid if os.geteuid() == 0 else -1, like.st_gid)
+            mode = 0o600 | (like.st_mode & 0o060)
+            if stat.S_IMODE(mine.st_mode) != mode:
+                os.fchmod(lock_file, mode)
+    except BaseException:
+        os.close(lock_file)
+        raise
+    return lock_file

@@ -1,0 +1,285 @@
+"""Copies of a ledger: how one is made while others write, looked at, and put in its place.
+
+Nothing here opens a ledger with anything but SQLite: closing another descriptor of it
+drops the locks of the whole process.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from quotactl.engines.schema import apply_migrations
+from quotactl.engines.sqlite.book import Book, PolicyCache
+from quotactl.engines.sqlite.door import (
+    check_schema,
+    schema_version,
+    translated,
+)
+from quotactl.engines.sqlite.queue import Turnstile
+from quotactl.errors import Conflict, LedgerBusy, NotFound, QuotaError
+
+# SQLite's own files beside a ledger.
+BESIDE = ("-wal", "-shm")
+BUSY_TIMEOUT_S = 5.0
+
+
+class Copy:
+    """A ledger file that no other process has open: a copy. An Engine like the ledger's own.
+
+    Writes go without the queue, which would leave its lock files beside every copy.
+    Read-only unless told; nothing is then made beside the file.
+    """
+
+    def __init__(self, path: Path, *, writable: bool = False, older_too: bool = False) -> None:
+        self.path = path
+        self._connection = _open(path, "rw" if writable else _finished(path))
+        try:
+            with translated(path):
+                check_schema(self._connection, path, older_too=older_too)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @contextmanager
+    def reading(self) -> Iterator[Book]:
+        """One consistent view; writes nothing."""
+        with self._transaction("BEGIN"):
+            yield Book(self._connection, PolicyCache())
+
+    @contextmanager
+    def writing(self) -> Iterator[Book]:
+        """One transaction, committed when the block ends."""
+        with self._transaction("BEGIN IMMEDIATE"):
+            yield Book(self._connection, PolicyCache())
+            self._connection.execute("COMMIT")
+
+    def schema(self) -> int:
+        """The version of its schema."""
+        return schema_version(self._connection, self.path)
+
+    def damage(self) -> list[str]:
+        """What SQLite finds wrong with the file, as lines; none if nothing."""
+        with translated(self.path):
+            lines = [line for (line,) in self._connection.execute("PRAGMA integrity_check(20)")]
+        return [] if lines == ["ok"] else lines
+
+    def bring_up_to_date(self) -> None:
+        """Apply the steps of the schema that it lacks."""
+        with self._transaction("BEGIN IMMEDIATE"):
+            apply_migrations(self._connection)
+            self._connection.execute("COMMIT")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[None]:
+        with translated(self.path):
+            self._connection.execute(begin)
+            try:
+                yield
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+
+
+def back_up(path: Path, to: Path, *, finished: bool = False) -> None:
+    """Copy a ledger's committed state into a new file, readable by its owner alone.
+
+    Through SQLite and in one step: a copy of the file is torn while others write, and
+    small steps start anew with each of their commits. Writers go on meanwhile. `finished`
+    says that there are none: it is a backup itself.
+    """
+    try:
+        os.close(os.open(to, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        raise Conflict(f"{to} exists already", hint="move it away") from None
+    except OSError as error:
+        raise QuotaError(f"can't create {to}: {error.strerror}") from None
+    try:
+        # What is read can be damaged, what is written can find the disk full.
+        with translated(path):
+            source = _open(path, _finished(path) if finished else "ro")
+            try:
+                target = sqlite3.connect(to, isolation_level=None)
+                try:
+                    source.backup(target, pages=-1)
+                finally:
+                    target.close()
+            finally:
+                # Opened for reading alone, it can't be the one to write the WAL back.
+                source.close()
+    except BaseException:
+        remove(to)
+        raise
+
+
+def share_like(path: Path, copy: Path) -> None:
+    """Let the group have of a copy what it has of the ledger; others have nothing."""
+    try:
+        like = path.stat()
+    except FileNotFoundError:
+        return
+    mode = like.st_mode & (stat.S_IRGRP | stat.S_IWGRP)
+    if mode:
+        try:
+            os.chown(copy, -1, like.st_gid)
+        except OSError:
+            return  # not of that group: then nobody but the owner
+        copy.chmod(0o600 | mode)
+
+
+def take_owner_of(path: Path, copy: Path) -> None:
+    """Let a copy belong to the ledger's owner, as one that root restores otherwise would not."""
+    with suppress(OSError):
+        like = path.stat()
+        if like.st_uid != os.geteuid():
+            os.chown(copy, like.st_uid, like.st_gid)
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Give a finished file its name, on the disk for good; Conflict if there is one already."""
+    _sync(temporary)
+    try:
+        # Unlike a rename, a link never replaces what is there.
+        os.link(temporary, final)
+    except FileExistsError:
+        raise Conflict(f"{final} exists already", hint="name another file") from None
+    except OSError:  # a file system without links
+        if final.exists():
+            raise Conflict(f"{final} exists already", hint="name another file") from None
+        temporary.rename(final)
+    temporary.unlink(missing_ok=True)
+    _sync(final.parent)
+
+
+def remove(copy: Path) -> None:
+    """Remove a copy, with what SQLite may have left beside it."""
+    for name in (copy.name, *(copy.name + suffix for suffix in (*BESIDE, "-journal"))):
+        copy.with_name(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def swapping(path: Path) -> Iterator[sqlite3.Connection | None]:
+    """The writers' turn, for putting another file in a ledger's place.
+
+    All that was committed is in the file itself, and nobody can write until the block
+    ends. Gives a connection for reading, None where there is no ledger or it can't be
+    read. Raises LedgerBusy where the turn or the end of long reads does not come in time.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    queue = Turnstile(path)
+    try:
+        queue.enter(deadline)
+        connection = None
+        try:
+            connection = _emptied_wal(path, deadline)
+            # Open until the swap is done: nobody else can be the last to close the old file,
+            # who would remove the WAL by its name.
+            yield connection
+        finally:
+            if connection is not None:
+                connection.close()
+    finally:
+        queue.close()
+
+
+@contextmanager
+def book_of(connection: sqlite3.Connection, path: Path) -> Iterator[Book]:
+    """A ledger as the connection of `swapping()` sees it."""
+    with translated(path):
+        yield Book(connection, PolicyCache())
+
+
+def swap(new: Path, path: Path, aside: Path) -> None:
+    """Put `new` in the place of a ledger, which is kept as `aside`; within `swapping()`.
+
+    First away, then in: between the two there is no ledger, and who writes is refused.
+    The other way round, a crash could leave a WAL beside a file that it does not belong to.
+    """
+    real = path.resolve()
+    if _has_wal(new):
+        raise QuotaError(f"{new} is not written back: its WAL is not empty")
+    for suffix in ("", *BESIDE):
+        with suppress(FileNotFoundError):
+            real.with_name(real.name + suffix).rename(aside.with_name(aside.name + suffix))
+    new.rename(real)
+    _sync(real.parent)
+    # Whoever reads the old file still has these open; its WAL is empty, unless it is damaged.
+    if not _has_wal(aside):
+        aside.with_name(aside.name + "-wal").unlink(missing_ok=True)
+    aside.with_name(aside.name + "-shm").unlink(missing_ok=True)
+
+
+def _emptied_wal(path: Path, deadline: float) -> sqlite3.Connection | None:
+    """A connection in a transaction that keeps writers out, with nothing in the WAL."""
+    if not path.exists():
+        return None
+    connection = _open(path, "rw")
+    try:
+        while True:
+            (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not busy:
+                connection.execute("BEGIN IMMEDIATE")
+                if not _has_wal(path):
+                    return connection
+                # Somebody who does not queue was faster.
+                connection.execute("ROLLBACK")
+            if time.monotonic() > deadline:
+                raise LedgerBusy(f"{path} is being read all the time", hint="safe to try again")
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            raise LedgerBusy(f"{path} is busy", hint="safe to try again") from None
+        # Damaged: its WAL goes aside with it.
+        return None
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _finished(path: Path) -> str:
+    # Immutable: a finished copy needs no lock, and SQLite then makes no WAL and shm beside
+    # it. Where there is a WAL, the file without it is not all of the ledger.
+    return "ro" if _has_wal(path) else "ro&immutable=1"
+
+
+def _has_wal(path: Path) -> bool:
+    real = path.resolve()
+    try:
+        return real.with_name(real.name + "-wal").stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _open(path: Path, mode: str) -> sqlite3.Connection:
+    if not path.exists():
+        raise NotFound(f"no file {path}")
+    with translated(path):
+        connection = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode={mode}",
+            uri=True,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,
+        )
+        try:
+            connection.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _sync(path: Path) -> None:
+    """Have a file of ours that SQLite has let go of, or a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

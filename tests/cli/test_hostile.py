@@ -1,0 +1,77 @@
+"""Hostile input at every border, a short pass: no traceback, no escape, nothing half done.
+
+The long one is `python tests/campaigns/fuzz.py --seed 1 --examples 2000`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "campaigns"))
+from fuzz import HARMFUL, NOW, SETUP, Bench, fuzz
+
+SHORT = {"words": 150, "rendering": 60, "commands": 30, "batch": 15, "policy": 15, "users": 15,
+         "trace": 6}  # fmt: skip
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    for name, value in {"NO_COLOR": "1", "COLUMNS": "80", "QUOTACTL_CONFIG": os.devnull}.items():
+        monkeypatch.setenv(name, value)
+    # The bench names a ledger for each example.
+    monkeypatch.setenv("QUOTACTL_DB", "")
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    return Bench(tmp_path)
+
+
+@pytest.mark.parametrize("target", SHORT)
+def test_hostile_input_is_refused_in_one_line_or_shown_harmless(target: str, bench: Bench) -> None:
+    fuzz(bench, target, examples=SHORT[target])
+
+
+def test_the_fuzzer_starts_from_a_ledger_with_something_of_everything(bench: Bench) -> None:
+    assert len(SETUP) == bench.codes.total()
+    with bench.ledger() as watch:
+        assert len(watch.taken()) > 20
+        assert not watch.changed()
+        bench.run(["consume", "bob", "image"])
+        assert watch.changed()
+
+
+@pytest.mark.parametrize("text", ["\x1b", "\x9b", "\u202e", "\u2067", "\u200f", "\ud800", "\r"])
+def test_the_fuzzer_knows_what_a_terminal_would_obey(text: str) -> None:
+    assert HARMFUL.search(f"ada{text}bob")
+
+
+def test_the_fuzzers_clock_is_that_of_the_other_tests(cli: Any) -> None:
+    assert cli.now == NOW
+
+
+# What the fuzzer found.
+FOUND: list[tuple[list[str], int, str]] = [
+    (["policy", "diff", "-f", "a\0b"], 2, "embedded null byte"),
+    (["policy", "diff", "-f", "x" * 300], 2, "File name too long"),
+    (["replay", "a\0b", "-f", "policy.toml"], 2, "embedded null byte"),
+    (["policy", "diff", "-f", "digits.toml"], 2, "has a number in it that is too long"),
+    (["policy", "diff", "-f", "hex.toml"], 2, "zone a number of thousands of digits is not a name"),
+    (["report", "top", "--day", "0001-01-01"], 2, "day '0001-01-01' is out of range"),
+    (["report", "usage", "--to", "9999-12-31"], 2, "day '9999-12-31' is out of range"),
+]
+
+
+@pytest.mark.parametrize(("argv", "code", "message"), FOUND)
+def test_what_the_fuzzer_found_stays_mended(
+    argv: list[str], code: int, message: str, cli: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "digits.toml").write_text("zone = " + "9" * 5000)
+    (tmp_path / "hex.toml").write_text("zone = 0x" + "f" * 5000)
+    before = cli.dump()
+    ran = cli("", *argv)
+    assert message in ran.err
+    assert (ran.code, ran.out, ran.err.count("\n")) == (code, "", 1)
+    assert cli.dump() == before
