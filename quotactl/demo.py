@@ -6,11 +6,11 @@ Everything is seeded, and the clock is passed in: the same ledger every time.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from quotactl.api import Ledger, create
+from quotactl.frozen import frozen
 from quotactl.ledger.values import Request, View
 from quotactl.operations.batch import Batch
 from quotactl.policy.window import to_ms
@@ -51,7 +51,7 @@ class DemoClock:
         return self.at
 
 
-@dataclass(frozen=True)
+@frozen
 class Demo(View):
     """A ledger that was made, with the day that ran through it."""
 

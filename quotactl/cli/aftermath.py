@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from quotactl.cli.declared import Argument, Option
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import parse_count
 from quotactl.cli.outcome import conclude, opened, rehearsed
@@ -16,17 +15,17 @@ if TYPE_CHECKING:
     from quotactl.policy.window import Calendar
     from quotactl.reports.aftermath import Aftermath, Moment
 
-Throttle = Annotated[str, typer.Argument(metavar="ID|NAME", help="As `throttle list` shows it.")]
+Throttle = Annotated[str, Argument(metavar="ID|NAME", help="As `throttle list` shows it.")]
 
 
 def report(
     throttle: Throttle,
     limit: Annotated[
         str | None,
-        typer.Option("--limit", metavar="N", help="How many of the most affected; else 10."),
+        Option("--limit", metavar="N", help="How many of the most affected; else 10."),
     ] = None,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="As a section for the post-mortem.")
+        bool, Option("--markdown", help="As a section for the post-mortem.")
     ] = False,
 ) -> None:
     """What became of a throttle, and whom it cost what.
@@ -116,8 +115,7 @@ def _show_rehearsed(outcome: Outcome) -> None:
 
 def _facts(found: Aftermath, calendar: Calendar) -> dict[str, Any]:
     """The report's head, in words."""
-    from dataclasses import replace
-
+    from quotactl.frozen import changed
     from quotactl.operations.switches import describe, span_text
     from quotactl.policy.notation import instant_text
     from quotactl.policy.window import to_ms
@@ -127,7 +125,7 @@ def _facts(found: Aftermath, calendar: Calendar) -> dict[str, Any]:
     steps = tuple(step for step in view.steps if not step.lifting)
     start_ms = to_ms(view.starts_at)
     facts: dict[str, Any] = {
-        "what": describe(replace(view, steps=steps, held_at=None)),
+        "what": describe(changed(view, steps=steps, held_at=None)),
         "state": view.state,
         "by": view.actor,
         "reason": view.reason,

@@ -1,12 +1,12 @@
-"""The table of commands, loaded lazily, and the classes that every command is built with.
+"""Commands as Typer has them: for help, completion, and all that is not plainly right.
 
-A noun is a module with an ordinary Typer app; what this frame adds, it adds when it
-loads it, so there is nothing to remember::
+A noun is a module with declarations, of which this makes Typer commands when one is asked
+for, with the frame's own classes::
 
-    app = typer.Typer(help="Tiers: named sets of limits.")
+    app = Noun()
 
     @app.command("show")
-    def show(tier: Annotated[str, typer.Argument(help="The tier's id.")]) -> int | None:
+    def show(tier: Annotated[str, Argument(metavar="TIER", help="Its name.")]) -> int | None:
         '''Show one tier with its limits.
 
         Examples:
@@ -29,16 +29,21 @@ in the table; one module may hold several.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from inspect import signature
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command, get_group
 
 from quotactl._version import __version__
+from quotactl.cli.commands import EVERYWHERE, Entry, Everywhere
+from quotactl.cli.declared import Noun, Option, parameters_of
 from quotactl.cli.invocation import invocation
+from quotactl.errors import InvalidInput
 from quotactl.render import OUTPUTS
 
 if TYPE_CHECKING:
@@ -47,70 +52,16 @@ if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter, Parameter
 
 
-class Entry(NamedTuple):
-    """Where a command is found: an app or a function, by module and attribute."""
+def _global(every: Everywhere) -> TyperOption:
+    def remember(_context: Context, option: Parameter, value: object) -> None:
+        # None is "not given here", for flags too: an earlier one may have said it.
+        if value is None:
+            return
+        if every.attribute == "format" and every.to is None and value not in OUTPUTS:
+            raise typer.BadParameter(f"{value!r} is none of {', '.join(OUTPUTS)}", param=option)
+        setattr(invocation(), every.attribute, value if every.to is None else every.to)
 
-    section: str
-    module: str
-    attribute: str
-    help: str
-
-
-_START, _POLICY, _PEOPLE = "Start", "Policy", "Users"
-_EMERGENCY, _QUOTA, _BOOK = "Emergency", "Quota", "The book"
-
-COMMANDS: dict[str, Entry] = {
-    name: Entry(section, f"quotactl.cli.{module}", attribute, text)
-    for name, section, module, attribute, text in [
-        ("init", _START, "init", "init", "Make a new ledger."),
-        ("demo", _START, "demo", "demo", "See it all at work on a small ledger."),
-        ("status", _START, "status", "status", "How things stand, on one screen."),
-        ("doctor", _START, "doctor", "doctor", "Is all well with the ledger and its file?"),
-        ("resource", _POLICY, "resource", "app", "What is counted: image, video."),
-        ("tier", _POLICY, "tier", "app", "Named sets of limits."),
-        ("limit", _POLICY, "limit", "app", "Ceilings for a resource per period."),
-        ("setting", _POLICY, "setting", "app", "Durability, retention and the like."),
-        ("policy", _POLICY, "policy", "app", "The whole policy as a file."),
-        ("replay", _POLICY, "replay", "replay", "What a policy would have done to a trace."),
-        ("user", _PEOPLE, "user", "app", "Tiers, blocks and protection of users."),
-        ("override", _PEOPLE, "override", "app", "Another limit for one user, for a time."),
-        ("grant", _PEOPLE, "grant", "app", "Extra units for one user."),
-        ("throttle", _EMERGENCY, "throttle", "app", "Lower or stop what tiers may take, now."),
-        ("preset", _EMERGENCY, "preset", "app", "Several throttles under one name."),
-        ("enforcement", _EMERGENCY, "enforcement", "app", "Enforce, only watch, or let all pass."),
-        ("check", _QUOTA, "consume", "check", "Ask, and take nothing."),
-        ("consume", _QUOTA, "consume", "consume", "Ask and take."),
-        ("explain", _QUOTA, "explain", "explain", "Why a request passes or not, and when."),
-        ("refund", _QUOTA, "consume", "refund", "Give back what was taken."),
-        ("reserve", _QUOTA, "hold", "reserve", "Hold units until posted or voided."),
-        ("post", _QUOTA, "hold", "post", "Take what was held."),
-        ("void", _QUOTA, "hold", "void", "Free what was held."),
-        ("reset", _BOOK, "reset", "app", "Close days; give one user a fresh window."),
-        ("report", _BOOK, "report", "app", "Usage by user, tier, resource and day."),
-        ("audit", _BOOK, "audit", "app", "Who changed what, when and why."),
-        ("db", _BOOK, "db", "app", "Back up, restore, migrate and verify the ledger."),
-    ]
-}
-
-
-def _set(attribute: str) -> Any:
-    def remember(_context: Context, _option: Parameter, value: object) -> None:
-        if value is not None:
-            setattr(invocation(), attribute, value)
-
-    return remember
-
-
-def _set_output(_context: Context, _option: Parameter, value: str | None) -> None:
-    if value is not None:
-        if value not in OUTPUTS:
-            raise typer.BadParameter(f"{value!r} is none of {', '.join(OUTPUTS)}")
-        invocation().format = value
-
-
-def _set_json(_context: Context, _option: Parameter, value: bool | None) -> None:
-    if value:
-        invocation().format = "json"
+    return _eager(every.option, remember)
 
 
 def _print_version(context: Context, _option: Parameter, value: bool | None) -> None:
@@ -119,40 +70,23 @@ def _print_version(context: Context, _option: Parameter, value: bool | None) -> 
         context.exit()
 
 
-def _global(*names: str, callback: Any, help: str, metavar: str | None = None) -> TyperOption:  # noqa: A002
+def _eager(option: Option, callback: Any) -> TyperOption:
     # Eager: a missing argument is then reported in the format that was asked for.
-    # None as the default tells "not given here" from "off", for flags too.
     return TyperOption(
-        param_decls=list(names),
+        param_decls=list(option.names),
         expose_value=False,
         is_eager=True,
-        is_flag=metavar is None,
+        is_flag=option.metavar is None,
         default=None,
         callback=callback,
-        metavar=metavar,
-        help=help,
+        metavar=option.metavar,
+        help=option.help,
     )
 
 
-GLOBAL_OPTIONS = (
-    _global(
-        "--db", callback=_set("ledger"), metavar="PATH|URL", help="The ledger; else QUOTACTL_DB."
-    ),
-    _global(
-        "-o",
-        "--output",
-        callback=_set_output,
-        metavar="FORMAT",
-        help=f"{', '.join(OUTPUTS)}; else table on a terminal, tsv in a pipe.",
-    ),
-    _global("--json", callback=_set_json, help="The same as -o json."),
-    _global("-q", "--quiet", callback=_set("quiet"), help="Silent on success."),
-    _global("-y", "--yes", callback=_set("yes"), help="Don't ask."),
-    _global("--as", callback=_set("act_as"), metavar="ACTOR", help="Who acts; else the OS user."),
-    _global("--debug", callback=_set("debug"), help="Show a traceback when something fails."),
-)
+GLOBAL_OPTIONS = tuple(map(_global, EVERYWHERE))
 _GLOBAL_NAMES = {name for option in GLOBAL_OPTIONS for name in option.opts}
-_VERSION = _global("--version", callback=_print_version, help="Print the version.")
+_VERSION = _eager(Option("--version", help="Print the version."), _print_version)
 
 
 class Verb(TyperCommand):
@@ -278,19 +212,70 @@ class _Loader(Mapping[str, "Command"]):
         return len(self._table)
 
 
-def _build(name: str, found: Any, text: str) -> Command:
-    """Make the command from a Typer app or a function, with the frame's classes and settings."""
-    if not isinstance(found, typer.Typer):
+def _build(name: str, found: Noun | Callable[..., int | None], text: str) -> Command:
+    """Make a Typer command of what was declared, with the frame's classes and settings."""
+    # No Rich in help: it costs three times `import sqlite3`.
+    if not isinstance(found, Noun):
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(name, cls=Verb)(found)
+        app.command(name, cls=Verb)(_for_typer(found))
         return get_command(app)
-    found.rich_markup_mode = None  # Rich costs three times `import sqlite3`
-    found.info.cls = Group
-    if not isinstance(found.info.help, str):
-        found.info.help = text
-    for verb in found.registered_commands:
-        verb.cls = Verb
-    return get_group(found)  # not get_command: that makes a noun with one verb a command
+    app = typer.Typer(rich_markup_mode=None, cls=Group, help=found.help or text)
+    for verb, function in found.verbs.items():
+        app.command(verb, cls=Verb)(_for_typer(function))
+    return get_group(app)  # not get_command: that makes a noun with one verb a command
+
+
+def _for_typer(function: Callable[..., int | None]) -> Callable[..., int | None]:
+    """The same function, with its parameters declared in Typer's own words."""
+
+    @wraps(function)
+    def command(**arguments: Any) -> int | None:
+        return function(**arguments)
+
+    hints = get_type_hints(function, include_extras=True)
+    for parameter in parameters_of(function):
+        declared = parameter.declared
+        metavar, text = declared.metavar, declared.help
+        if isinstance(declared, Option):
+            hidden = declared.hidden
+            info = typer.Option(*declared.names, metavar=metavar, help=text, hidden=hidden)
+        else:
+            info = typer.Argument(metavar=metavar, help=text)
+        hint = hints[parameter.name]
+        kind = hint.__origin__ if hasattr(hint, "__metadata__") else hint
+        hints[parameter.name] = Annotated[kind, info]
+    plain = signature(function)
+    command.__annotations__ = hints
+    command.__signature__ = plain.replace(  # type: ignore[attr-defined]
+        parameters=[p.replace(annotation=hints[p.name]) for p in plain.parameters.values()]
+    )
+    del command.__wrapped__
+    return command
+
+
+def call(table: Mapping[str, Entry], argv: Sequence[str]) -> int | None:
+    """Run the command that `argv` names; what it returned. Raises InvalidInput for usage."""
+    root = Root(table)
+    try:
+        with root.make_context("quotactl", list(argv)) as context:
+            result: int | None = root.invoke(context)
+            return result
+    except typer.Exit as end:
+        return end.exit_code
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error
+    except typer.TyperException as error:
+        raise _usage_error(error) from error
+
+
+def _usage_error(error: typer.TyperException) -> InvalidInput:
+    """Say Click's usage error our way: one line, and where the help is."""
+    text = error.format_message().strip().removesuffix(".").replace(". Did you", ", did you")
+    context: Context | None = getattr(error, "ctx", None)
+    hint = f"see {context.command_path if context else 'quotactl'} --help"
+    if getattr(error, "option_name", "")[1:2].isdigit():
+        hint = "a quantity is 1 or more, and other words that begin with - go after --"
+    return InvalidInput(text[:1].lower() + text[1:], hint=hint)
 
 
 _CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"]}

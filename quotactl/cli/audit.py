@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
+from quotactl.cli.declared import Argument, Noun, Option
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import OfUser, parse_count, parse_id
 from quotactl.cli.outcome import opened, show
 
-app = typer.Typer()
+app = Noun()
 
 
 @app.command("list")
 def list_acts(
     limit: Annotated[
         str | None,
-        typer.Option("--limit", metavar="N", help="The last so many; else 50 in a table."),
+        Option("--limit", metavar="N", help="The last so many; else 50 in a table."),
     ] = None,
     user: OfUser = None,
     action: Annotated[
-        str | None, typer.Option("--action", metavar="ACTION", help="Such as throttle.on.")
+        str | None, Option("--action", metavar="ACTION", help="Such as throttle.on.")
     ] = None,
 ) -> None:
     """List administrative acts, the newest last.
@@ -55,7 +54,7 @@ def list_acts(
 
 @app.command("show")
 def show_act(
-    act: Annotated[str, typer.Argument(metavar="ID", help="As `audit list` shows it.")],
+    act: Annotated[str, Argument(metavar="ID", help="As `audit list` shows it.")],
 ) -> None:
     """Show one act, with what was before and after.
 
@@ -74,7 +73,7 @@ def show_act(
 def verify(
     expect: Annotated[
         str | None,
-        typer.Option("--expect", metavar="HASH", help="A hash noted earlier: still in the chain?"),
+        Option("--expect", metavar="HASH", help="A hash noted earlier: still in the chain?"),
     ] = None,
 ) -> int:
     """Check the chain of hashes: no row edited, removed or moved. Exits with 8 if it is broken.

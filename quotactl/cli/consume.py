@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
+from quotactl.cli.declared import Argument, Option
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import Amount, Key, Reason, ResourceName, Ticket, User, parse_id
 from quotactl.cli.outcome import note_new_user, opened, show_decision
@@ -33,16 +32,14 @@ def check(user: User, resource: ResourceName, amount: Amount = None) -> int:
 
 def consume(
     user: Annotated[
-        str | None, typer.Argument(metavar="[USER]", help="The user's id; not with --batch.")
+        str | None, Argument(metavar="[USER]", help="The user's id; not with --batch.")
     ] = None,
-    resource: Annotated[
-        str | None, typer.Argument(metavar="[RESOURCE]", help="What is counted.")
-    ] = None,
+    resource: Annotated[str | None, Argument(metavar="[RESOURCE]", help="What is counted.")] = None,
     amount: Amount = None,
     key: Key = None,
     batch: Annotated[
         str | None,
-        typer.Option("--batch", metavar="FILE|-", help="JSON lines in, JSON lines out."),
+        Option("--batch", metavar="FILE|-", help="JSON lines in, JSON lines out."),
     ] = None,
 ) -> int:
     """Take units, all or nothing, and say how it was decided.
@@ -83,17 +80,17 @@ def consume(
 
 def refund(
     key: Annotated[
-        str | None, typer.Option("--key", metavar="KEY", help="The key it was taken under.")
+        str | None, Option("--key", metavar="KEY", help="The key it was taken under.")
     ] = None,
     entry: Annotated[
-        str | None, typer.Option("--entry", metavar="ID", help="Or the entry_id of the answer.")
+        str | None, Option("--entry", metavar="ID", help="Or the entry_id of the answer.")
     ] = None,
     amount: Annotated[
-        str | None, typer.Option("--amount", metavar="N", help="How many units; else all.")
+        str | None, Option("--amount", metavar="N", help="How many units; else all.")
     ] = None,
     refund_key: Annotated[
         str | None,
-        typer.Option("--refund-key", metavar="KEY", help="Your name for this refund."),
+        Option("--refund-key", metavar="KEY", help="Your name for this refund."),
     ] = None,
     reason: Reason = None,
     ticket: Ticket = None,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
+from quotactl.cli.declared import Argument, Noun, Option
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import Reason, Ticket
 from quotactl.cli.outcome import conclude, opened, show
 
-app = typer.Typer()
+app = Noun()
 
 
 @app.command("verify")
@@ -60,11 +59,11 @@ def migrate() -> None:
 def backup(
     to: Annotated[
         str | None,
-        typer.Argument(metavar="[FILE|FOLDER]", help="Where to; else LEDGER.backups/."),
+        Argument(metavar="[FILE|FOLDER]", help="Where to; else LEDGER.backups/."),
     ] = None,
     keep: Annotated[
         str | None,
-        typer.Option("--keep", metavar="N", help="Keep the newest N in the folder, remove others."),
+        Option("--keep", metavar="N", help="Keep the newest N in the folder, remove others."),
     ] = None,
 ) -> None:
     """Copy the ledger while others write, check the copy, and give it its name only then.
@@ -103,7 +102,7 @@ def backup(
 
 @app.command("restore")
 def restore(
-    backup: Annotated[str, typer.Argument(metavar="BACKUP", help="A file of `db backup`.")],
+    backup: Annotated[str, Argument(metavar="BACKUP", help="A file of `db backup`.")],
     reason: Reason = None,
     ticket: Ticket = None,
 ) -> None:

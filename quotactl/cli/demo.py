@@ -6,8 +6,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from quotactl.cli.declared import Argument
 from quotactl.cli.invocation import Invocation, invocation
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 def demo(
     path: Annotated[
-        str | None, typer.Argument(help="Where to make the ledger; else a new folder in /tmp.")
+        str | None, Argument(help="Where to make the ledger; else a new folder in /tmp.")
     ] = None,
 ) -> None:
     """Make a small ledger, let a busy day run through it, and show what happened.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import typer
-
+from quotactl.cli.declared import Noun
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import For, NoExpiry, Reason, Resources, Ticket, Tiers, Until
 from quotactl.cli.outcome import conclude, opened, show, undo
 
-app = typer.Typer()
+app = Noun()
 
 
 @app.command("on")

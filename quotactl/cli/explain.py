@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from quotactl.cli.declared import Option
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import ResourceName, User
 from quotactl.cli.outcome import opened, person_is_watching
@@ -24,11 +23,11 @@ def explain(
     user: User,
     resource: ResourceName,
     amount: Annotated[
-        str | None, typer.Option("--amount", metavar="N", help="How many units: 3, 40k; else 1.")
+        str | None, Option("--amount", metavar="N", help="How many units: 3, 40k; else 1.")
     ] = None,
     at: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--at",
             metavar="TIME",
             help="Else now: 09:00 (the last one), 'yesterday 18:00', 2025-03-28T09:00:00Z.",

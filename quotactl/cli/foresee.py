@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from quotactl.cli.declared import Option
 from quotactl.cli.guard import guard
 from quotactl.cli.invocation import invocation
 from quotactl.cli.levers import (
@@ -37,11 +36,11 @@ if TYPE_CHECKING:
 
 Day = Annotated[
     str | None,
-    typer.Option("--day", metavar="DAY", help="The demand of this day: 2025-03-27, yesterday."),
+    Option("--day", metavar="DAY", help="The demand of this day: 2025-03-27, yesterday."),
 ]
 Days = Annotated[
     str | None,
-    typer.Option("--days", metavar="N", help="That of the last N days, today included."),
+    Option("--days", metavar="N", help="That of the last N days, today included."),
 ]
 
 _COLUMNS = ("users", "cut_off", "asked", "served", "refused")
@@ -66,7 +65,7 @@ def preview(
     include_protected: IncludeProtected = False,
     message: Message = None,
     replace: Replace = False,  # noqa: ARG001 - preview takes what `on` takes
-    allow_impact: Annotated[bool, typer.Option("--allow-impact", hidden=True)] = False,  # noqa: ARG001
+    allow_impact: Annotated[bool, Option("--allow-impact", hidden=True)] = False,  # noqa: ARG001
     reason: Reason = None,  # noqa: ARG001
     ticket: Ticket = None,  # noqa: ARG001
     day: Day = None,
@@ -158,26 +157,26 @@ def show(
 
 def solve(
     capacity: Annotated[
-        str, typer.Option("--capacity", metavar="N/PERIOD", help="What there is: 40k/day.")
+        str, Option("--capacity", metavar="N/PERIOD", help="What there is: 40k/day.")
     ],
-    resource: Annotated[str, typer.Option("--resource", metavar="RESOURCE", help="What it is of.")],
+    resource: Annotated[str, Option("--resource", metavar="RESOURCE", help="What it is of.")],
     protect: Annotated[
         list[str] | None,
-        typer.Option("--protect", metavar="TIER", help="This tier first; repeatable."),
+        Option("--protect", metavar="TIER", help="This tier first; repeatable."),
     ] = None,
     least: Annotated[
         list[str] | None,
-        typer.Option("--min", metavar="TIER=N/PERIOD", help="Not below: free=1/day; repeatable."),
+        Option("--min", metavar="TIER=N/PERIOD", help="Not below: free=1/day; repeatable."),
     ] = None,
     day: Day = None,
     days: Days = None,
-    apply: Annotated[bool, typer.Option("--apply", help="Put the caps on, as `on` does.")] = False,
+    apply: Annotated[bool, Option("--apply", help="Put the caps on, as `on` does.")] = False,
     duration: For = None,
     until: Until = None,
     no_expiry: NoExpiry = False,
     replace: Replace = False,
     allow_impact: Annotated[
-        bool, typer.Option("--allow-impact", help="Also where users of a protected tier are hit.")
+        bool, Option("--allow-impact", help="Also where users of a protected tier are hit.")
     ] = False,
     reason: Reason = None,
     ticket: Ticket = None,

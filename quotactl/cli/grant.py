@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
-
+from quotactl.cli.declared import Argument, Noun, Option
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import (
     All,
@@ -21,40 +20,38 @@ from quotactl.cli.options import (
 from quotactl.cli.outcome import conclude, opened, rehearsed, show
 from quotactl.errors import InvalidInput
 
-app = typer.Typer()
+app = Noun()
 
 
 @app.command("add")
 def add(
     user: Annotated[
-        str | None, typer.Argument(metavar="[USER]", help="The user's id; not with a throttle.")
+        str | None, Argument(metavar="[USER]", help="The user's id; not with a throttle.")
     ] = None,
     amount: Annotated[
-        str | None, typer.Argument(metavar="[RESOURCE=AMOUNT]", help="Such as image=10.")
+        str | None, Argument(metavar="[RESOURCE=AMOUNT]", help="Such as image=10.")
     ] = None,
     duration: For = None,
     until: Until = None,
     priority: Annotated[
-        int, typer.Option("--priority", metavar="N", help="Lower ones are used up first.")
+        int, Option("--priority", metavar="N", help="Lower ones are used up first.")
     ] = 0,
     from_throttle: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--from-throttle", metavar="ID|NAME", help="Everybody whom this throttle hit; once."
         ),
     ] = None,
     each: Annotated[
-        str | None, typer.Option("--each", metavar="N", help="With it: how many each gets.")
+        str | None, Option("--each", metavar="N", help="With it: how many each gets.")
     ] = None,
     limit_to: Annotated[
         str | None,
-        typer.Option(
-            "--limit-to", metavar="refused", help="With it: only those whom it cost something."
-        ),
+        Option("--limit-to", metavar="refused", help="With it: only those whom it cost something."),
     ] = None,
     resource: Annotated[
         str | None,
-        typer.Option("--resource", metavar="RESOURCE", help="With it: of this resource alone."),
+        Option("--resource", metavar="RESOURCE", help="With it: of this resource alone."),
     ] = None,
     dry_run: DryRun = False,
     reason: Reason = None,
@@ -122,7 +119,7 @@ def _add_one(user: str, amount: str, *, dry_run: bool, **terms: Any) -> None:
 
 @app.command("revoke")
 def revoke(
-    grant: Annotated[str, typer.Argument(metavar="ID", help="As `grant list` shows it.")],
+    grant: Annotated[str, Argument(metavar="ID", help="As `grant list` shows it.")],
     reason: Reason = None,
     ticket: Ticket = None,
 ) -> None:

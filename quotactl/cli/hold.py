@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
+from quotactl.cli.declared import Argument, Option
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import Amount, Key, ResourceName, User, parse_id
 from quotactl.cli.outcome import note_new_user, opened, show_decision
 
 Reservation = Annotated[
-    str, typer.Argument(metavar="ID", help="The reservation_id that `reserve` answered.")
+    str, Argument(metavar="ID", help="The reservation_id that `reserve` answered.")
 ]
 
 
@@ -20,7 +19,7 @@ def reserve(
     resource: ResourceName,
     amount: Amount = None,
     ttl: Annotated[
-        str, typer.Option("--ttl", metavar="DURATION", help="When it is freed by itself.")
+        str, Option("--ttl", metavar="DURATION", help="When it is freed by itself.")
     ] = "2m",
     key: Key = None,
 ) -> int:
@@ -48,7 +47,7 @@ def reserve(
 def post(
     reservation: Reservation,
     amount: Annotated[
-        str | None, typer.Argument(metavar="[AMOUNT]", help="How many were used; else all.")
+        str | None, Argument(metavar="[AMOUNT]", help="How many were used; else all.")
     ] = None,
 ) -> None:
     """Keep what was held, or a part of it, and free the rest.

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
+from quotactl.cli.declared import Argument, Option
 from quotactl.cli.invocation import invocation
 from quotactl.cli.outcome import conclude
 
 
 def init(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="The file to make.")],
+    path: Annotated[str, Argument(metavar="PATH", help="The file to make.")],
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="What it is called; else the file.")
+        str | None, Option("--name", metavar="NAME", help="What it is called; else the file.")
     ] = None,
     zone: Annotated[
-        str, typer.Option("--zone", metavar="ZONE", help="Whose calendar days count.")
+        str, Option("--zone", metavar="ZONE", help="Whose calendar days count.")
     ] = "UTC",
     group: Annotated[
-        str | None, typer.Option("--group", metavar="GROUP", help="Who may use it, too.")
+        str | None, Option("--group", metavar="GROUP", help="Who may use it, too.")
     ] = None,
 ) -> None:
     """Make a new, empty ledger, readable by its owner alone, or with --group by that group.

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
+from quotactl.cli.declared import Argument, Noun
 from quotactl.cli.options import Reason, ResourceName, Ticket, TierName
 from quotactl.cli.outcome import conclude, opened, show
 from quotactl.errors import InvalidInput
 
-app = typer.Typer()
+app = Noun()
 
 
 @app.command("set")
 def set_limits(
     tier: TierName,
     limits: Annotated[
-        list[str], typer.Argument(metavar="RESOURCE=LIMIT...", help="Such as image=3/day.")
+        list[str], Argument(metavar="RESOURCE=LIMIT...", help="Such as image=3/day.")
     ],
     reason: Reason = None,
     ticket: Ticket = None,
@@ -63,7 +62,7 @@ def unset(
 @app.command("list")
 def list_limits(
     tier: Annotated[
-        str | None, typer.Argument(metavar="[TIER]", help="The tier's name; else all.")
+        str | None, Argument(metavar="[TIER]", help="The tier's name; else all.")
     ] = None,
 ) -> None:
     """List the limits, one per tier, resource and period.

@@ -8,55 +8,48 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
+from quotactl.cli.declared import Argument, Option
 from quotactl.errors import InvalidInput
 
-User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
-ResourceName = Annotated[str, typer.Argument(metavar="RESOURCE", help="What is counted.")]
+User = Annotated[str, Argument(metavar="USER", help="The user's id.")]
+ResourceName = Annotated[str, Argument(metavar="RESOURCE", help="What is counted.")]
 OptionalResource = Annotated[
-    str | None, typer.Argument(metavar="[RESOURCE]", help="What is counted; else all of it.")
+    str | None, Argument(metavar="[RESOURCE]", help="What is counted; else all of it.")
 ]
-TierName = Annotated[str, typer.Argument(metavar="TIER", help="The tier's name.")]
-Amount = Annotated[
-    str | None, typer.Argument(metavar="[AMOUNT]", help="How many units: 3, 40k; else 1.")
-]
+TierName = Annotated[str, Argument(metavar="TIER", help="The tier's name.")]
+Amount = Annotated[str | None, Argument(metavar="[AMOUNT]", help="How many units: 3, 40k; else 1.")]
 
-Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; it is kept.")]
-Ticket = Annotated[
-    str | None, typer.Option("--ticket", metavar="ID", help="The case it belongs to.")
-]
+Reason = Annotated[str | None, Option("--reason", metavar="TEXT", help="Why; it is kept.")]
+Ticket = Annotated[str | None, Option("--ticket", metavar="ID", help="The case it belongs to.")]
 For = Annotated[
-    str | None, typer.Option("--for", metavar="DURATION", help="How long: 30m, 2h, 1h30m, 7d.")
+    str | None, Option("--for", metavar="DURATION", help="How long: 30m, 2h, 1h30m, 7d.")
 ]
 Until = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--until",
         metavar="TIME",
         help="When it ends: 18:00, 'tomorrow 09:00', 2025-03-28T09:00:00Z.",
     ),
 ]
-NoExpiry = Annotated[bool, typer.Option("--no-expiry", help="It ends when it is lifted.")]
+NoExpiry = Annotated[bool, Option("--no-expiry", help="It ends when it is lifted.")]
 Resource = Annotated[
-    str | None, typer.Option("--resource", metavar="RESOURCE", help="For this resource alone.")
+    str | None, Option("--resource", metavar="RESOURCE", help="For this resource alone.")
 ]
 Resources = Annotated[
     list[str] | None,
-    typer.Option("--resource", metavar="RESOURCE", help="A resource; repeatable; else all."),
+    Option("--resource", metavar="RESOURCE", help="A resource; repeatable; else all."),
 ]
 Tiers = Annotated[
-    list[str] | None, typer.Option("--tier", metavar="TIER", help="A tier; repeatable; else all.")
+    list[str] | None, Option("--tier", metavar="TIER", help="A tier; repeatable; else all.")
 ]
-OfUser = Annotated[
-    str | None, typer.Option("--user", metavar="USER", help="Those of this user alone.")
-]
-All = Annotated[bool, typer.Option("--all", help="What is over too, not only what is live.")]
+OfUser = Annotated[str | None, Option("--user", metavar="USER", help="Those of this user alone.")]
+All = Annotated[bool, Option("--all", help="What is over too, not only what is live.")]
 Key = Annotated[
     str | None,
-    typer.Option("--key", metavar="KEY", help="Your name for this request: a retry is free."),
+    Option("--key", metavar="KEY", help="Your name for this request: a retry is free."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change, change nothing.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Say what would change, change nothing.")]
 
 ID_MAX = 2**63 - 1
 

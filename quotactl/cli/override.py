@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
+from quotactl.cli.declared import Argument, Noun, Option
 from quotactl.cli.options import All, For, OfUser, OptionalResource, Reason, Ticket, Until, User
 from quotactl.cli.outcome import conclude, opened, show
 
-app = typer.Typer()
+app = Noun()
 
 
 @app.command("set")
 def set_override(
     user: User,
-    limit: Annotated[str, typer.Argument(metavar="RESOURCE=LIMIT", help="Such as image=50/day.")],
+    limit: Annotated[str, Argument(metavar="RESOURCE=LIMIT", help="Such as image=50/day.")],
     duration: For = None,
     until: Until = None,
     reason: Reason = None,
@@ -51,7 +50,7 @@ def clear(
     user: User,
     resource: OptionalResource = None,
     period: Annotated[
-        str | None, typer.Option("--period", metavar="PERIOD", help="That of this period alone.")
+        str | None, Option("--period", metavar="PERIOD", help="That of this period alone.")
     ] = None,
     reason: Reason = None,
     ticket: Ticket = None,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from quotactl.cli.declared import Noun, Option
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import DryRun, Reason, Ticket
 from quotactl.cli.outcome import opened, rehearsed, show
@@ -14,9 +13,9 @@ if TYPE_CHECKING:
     from quotactl.operations.apply import Applied
     from quotactl.policy.plan import Change
 
-app = typer.Typer()
+app = Noun()
 
-File = Annotated[str, typer.Option("--file", "-f", metavar="FILE|-", help="The policy file, TOML.")]
+File = Annotated[str, Option("--file", "-f", metavar="FILE|-", help="The policy file, TOML.")]
 
 
 @app.command("export")
@@ -42,7 +41,7 @@ def export() -> None:
 def diff(
     file: File,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="Exit with 8 if there are differences.")
+        bool, Option("--exit-code", help="Exit with 8 if there are differences.")
     ] = False,
 ) -> int:
     """Show what applying a file would change.

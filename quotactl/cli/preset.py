@@ -6,9 +6,8 @@ import sys
 from time import sleep
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from quotactl.cli import foresee
+from quotactl.cli.declared import Argument, Noun, Option
 from quotactl.cli.invocation import invocation
 from quotactl.cli.levers import AllowImpact, Replace
 from quotactl.cli.options import For, NoExpiry, Reason, Ticket, Until
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
     from quotactl.api import Ledger
     from quotactl.reports.presets import DrillReport
 
-app = typer.Typer()
+app = Noun()
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The preset's name in the policy file.")]
+Name = Annotated[str, Argument(metavar="NAME", help="The preset's name in the policy file.")]
 
 # Of what came on, the flat formats show the ids: `throttle show` has the rest.
 _SWITCHED = ("preset", "on", "already_on", "changed")
@@ -98,7 +97,7 @@ def preview(
     until: Until = None,
     no_expiry: NoExpiry = False,
     replace: Replace = False,  # noqa: ARG001 - preview takes what `on` takes
-    allow_impact: Annotated[bool, typer.Option("--allow-impact", hidden=True)] = False,  # noqa: ARG001
+    allow_impact: Annotated[bool, Option("--allow-impact", hidden=True)] = False,  # noqa: ARG001
     reason: Reason = None,  # noqa: ARG001
     ticket: Ticket = None,  # noqa: ARG001
     day: foresee.Day = None,
@@ -184,11 +183,11 @@ def drill(
     name: Name,
     duration: For = None,
     report: Annotated[
-        bool, typer.Option("--report", help="What the newest drill of it would have denied.")
+        bool, Option("--report", help="What the newest drill of it would have denied.")
     ] = False,
     wait: Annotated[
         bool | None,
-        typer.Option("--wait/--no-wait", help="Until it is over; a terminal waits by itself."),
+        Option("--wait/--no-wait", help="Until it is over; a terminal waits by itself."),
     ] = None,
     reason: Reason = None,
     ticket: Ticket = None,

@@ -9,8 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from quotactl.cli.declared import Argument, Option
 from quotactl.cli.invocation import Invocation, invocation
 from quotactl.errors import InvalidInput, NotFound
 
@@ -22,31 +21,31 @@ BAR_FROM_BYTES = 200_000
 
 
 def replay(
-    trace: Annotated[str, typer.Argument(metavar="TRACE.csv", help="The recorded traffic.")],
+    trace: Annotated[str, Argument(metavar="TRACE.csv", help="The recorded traffic.")],
     policy: Annotated[
-        str | None, typer.Option("--policy", "-f", metavar="FILE", help="The policy to try.")
+        str | None, Option("--policy", "-f", metavar="FILE", help="The policy to try.")
     ] = None,
-    at: Annotated[str, typer.Option("--at", metavar="COLUMN", help="When it was asked.")] = "at",
-    user: Annotated[str, typer.Option("--user", metavar="COLUMN", help="Who asked.")] = "user",
+    at: Annotated[str, Option("--at", metavar="COLUMN", help="When it was asked.")] = "at",
+    user: Annotated[str, Option("--user", metavar="COLUMN", help="Who asked.")] = "user",
     amount: Annotated[
         str | None,
-        typer.Option("--amount", metavar="COLUMN", help="How much; else `amount`, else 1 a row."),
+        Option("--amount", metavar="COLUMN", help="How much; else `amount`, else 1 a row."),
     ] = None,
     status: Annotated[
-        str | None, typer.Option("--status", metavar="COLUMN", help="What became of it.")
+        str | None, Option("--status", metavar="COLUMN", help="What became of it.")
     ] = None,
     failed: Annotated[
         list[str] | None,
-        typer.Option("--failed", metavar="VALUE", help="A status that is given back; repeatable."),
+        Option("--failed", metavar="VALUE", help="A status that is given back; repeatable."),
     ] = None,
     resource: Annotated[
-        str | None, typer.Option("--resource", metavar="NAME", help="What was asked for.")
+        str | None, Option("--resource", metavar="NAME", help="What was asked for.")
     ] = None,
     resource_column: Annotated[
-        str | None, typer.Option("--resource-column", metavar="COLUMN", help="Or where it says so.")
+        str | None, Option("--resource-column", metavar="COLUMN", help="Or where it says so.")
     ] = None,
     keep: Annotated[
-        str | None, typer.Option("--keep", metavar="PATH", help="Keep the ledger for reports.")
+        str | None, Option("--keep", metavar="PATH", help="Keep the ledger for reports.")
     ] = None,
 ) -> None:
     """Play recorded traffic through a policy, and report what it would have done.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from quotactl.cli import aftermath
+from quotactl.cli.declared import Noun, Option
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import parse_count
 from quotactl.cli.outcome import opened
@@ -14,21 +13,19 @@ from quotactl.cli.outcome import opened
 if TYPE_CHECKING:
     from quotactl.reports.usage import Span
 
-app = typer.Typer(help="What was used, granted and denied.")
+app = Noun(help="What was used, granted and denied.")
 
 USERS_SHOWN = 100
 
 Day = Annotated[
     str | None,
-    typer.Option("--day", metavar="DAY", help="One day: 2025-03-27, today or yesterday."),
+    Option("--day", metavar="DAY", help="One day: 2025-03-27, today or yesterday."),
 ]
-Days = Annotated[
-    str | None, typer.Option("--days", metavar="N", help="The last N days, today included.")
-]
-From = Annotated[str | None, typer.Option("--from", metavar="DAY", help="From this day on.")]
-To = Annotated[str | None, typer.Option("--to", metavar="DAY", help="To this day, included.")]
+Days = Annotated[str | None, Option("--days", metavar="N", help="The last N days, today included.")]
+From = Annotated[str | None, Option("--from", metavar="DAY", help="From this day on.")]
+To = Annotated[str | None, Option("--to", metavar="DAY", help="To this day, included.")]
 Resource = Annotated[
-    str | None, typer.Option("--resource", metavar="RESOURCE", help="Only this resource.")
+    str | None, Option("--resource", metavar="RESOURCE", help="Only this resource.")
 ]
 
 
@@ -36,24 +33,18 @@ Resource = Annotated[
 def usage(
     by: Annotated[
         str | None,
-        typer.Option("--by", metavar="GROUP", help="user, tier, resource, day or hour; else tier."),
+        Option("--by", metavar="GROUP", help="user, tier, resource, day or hour; else tier."),
     ] = None,
     day: Day = None,
     days: Days = None,
     first: From = None,
     last: To = None,
     resource: Resource = None,
-    tier: Annotated[
-        str | None, typer.Option("--tier", metavar="TIER", help="Only this tier.")
-    ] = None,
-    user: Annotated[
-        str | None, typer.Option("--user", metavar="USER", help="Only this user.")
-    ] = None,
+    tier: Annotated[str | None, Option("--tier", metavar="TIER", help="Only this tier.")] = None,
+    user: Annotated[str | None, Option("--user", metavar="USER", help="Only this user.")] = None,
     limit: Annotated[
         str | None,
-        typer.Option(
-            "--limit", metavar="N", help="By user: only the N largest; else 100 in a table."
-        ),
+        Option("--limit", metavar="N", help="By user: only the N largest; else 100 in a table."),
     ] = None,
 ) -> None:
     """Units used, granted and denied, today unless days are given.
@@ -97,7 +88,7 @@ def usage(
 @app.command("top")
 def top(
     by: Annotated[
-        str, typer.Option("--by", metavar="UNITS", help="used, granted, denied or shadow_denied.")
+        str, Option("--by", metavar="UNITS", help="used, granted, denied or shadow_denied.")
     ] = "used",
     day: Day = None,
     days: Days = None,
@@ -105,7 +96,7 @@ def top(
     last: To = None,
     resource: Resource = None,
     limit: Annotated[
-        str | None, typer.Option("--limit", metavar="N", help="How many users; else 10.")
+        str | None, Option("--limit", metavar="N", help="How many users; else 10.")
     ] = None,
 ) -> None:
     """The users with the most units, today unless days are given.

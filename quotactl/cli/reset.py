@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
+from quotactl.cli.declared import Noun, Option
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import OptionalResource, Reason, Ticket, User
 from quotactl.cli.outcome import conclude, opened, show
 from quotactl.errors import InvalidInput
 
-app = typer.Typer()
+app = Noun()
 
 
 @app.command("daily")
@@ -77,8 +76,8 @@ def user(
 
 @app.command("install")
 def install(
-    cron: Annotated[bool, typer.Option("--cron", help="A line for a crontab.")] = False,
-    systemd: Annotated[bool, typer.Option("--systemd", help="A service and its timer.")] = False,
+    cron: Annotated[bool, Option("--cron", help="A line for a crontab.")] = False,
+    systemd: Annotated[bool, Option("--systemd", help="A service and its timer.")] = False,
 ) -> None:
     """Print the schedule for `reset daily`, with absolute paths; it installs nothing itself.
 

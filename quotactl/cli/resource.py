@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
+from quotactl.cli.declared import Noun, Option
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import All, Reason, ResourceName, Ticket
 from quotactl.cli.outcome import conclude, opened, rehearsed, show
 
-app = typer.Typer()
+app = Noun()
 
 
 @app.command("create")
 def create(
     name: ResourceName,
     unit: Annotated[
-        str | None, typer.Option("--unit", metavar="UNIT", help="What one of it is called.")
+        str | None, Option("--unit", metavar="UNIT", help="What one of it is called.")
     ] = None,
     capacity: Annotated[
         str | None,
-        typer.Option("--capacity", metavar="N/PERIOD", help="What all users may have: 2M/day."),
+        Option("--capacity", metavar="N/PERIOD", help="What all users may have: 2M/day."),
     ] = None,
     reason: Reason = None,
     ticket: Ticket = None,

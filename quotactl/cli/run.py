@@ -17,18 +17,15 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import typer
-
-from quotactl.cli.app import COMMANDS, Entry, Root
+from quotactl.cli.commands import COMMANDS, Entry
 from quotactl.cli.invocation import Invocation, OutputLost, started, without_password
-from quotactl.errors import InvalidInput, QuotaError
+from quotactl.cli.plain import understood
+from quotactl.errors import QuotaError
 from quotactl.render import render
 from quotactl.render.text import neutralise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-    from typer._click import Context
 
 
 class _Terminated(BaseException):
@@ -83,24 +80,27 @@ def _somewhere_to_write() -> Iterator[None]:
 
 
 def _call(table: Mapping[str, Entry], this: Invocation) -> int:
-    root = Root(table)
     try:
-        with root.make_context("quotactl", list(this.argv)) as context:
-            result = root.invoke(context)
-    except typer.Exit as end:
-        return end.exit_code
-    except typer.Abort as error:
-        raise KeyboardInterrupt from error
+        result = _result(table, this)
     except (BrokenPipeError, OutputLost):
         raise
     except QuotaError as error:
         return _fail(error, this)
-    except typer.TyperException as error:
-        return _fail(_usage_error(error), this)
     except Exception as error:  # noqa: BLE001 - the last line of defence
         return _fail(_unexpected(error), this)
     assert result is None or type(result) is int, f"a command returned {result!r}"
     return result or 0
+
+
+def _result(table: Mapping[str, Entry], this: Invocation) -> int | None:
+    plain = understood(this.argv, table)
+    if plain is None:
+        from quotactl.cli import app
+
+        return app.call(table, this.argv)
+    for attribute, value in plain.everywhere.items():
+        setattr(this, attribute, value)
+    return plain.function(**plain.arguments)
 
 
 def _fail(error: QuotaError, this: Invocation) -> int:
@@ -122,16 +122,6 @@ def _tell(text: str, code: int) -> int:
         sys.stderr.write(f"quotactl: {neutralise(without_password(text))}\n")
         sys.stderr.flush()
     return code
-
-
-def _usage_error(error: typer.TyperException) -> InvalidInput:
-    """Say Click's usage error our way: one line, and where the help is."""
-    text = error.format_message().strip().removesuffix(".").replace(". Did you", ", did you")
-    context: Context | None = getattr(error, "ctx", None)
-    hint = f"see {context.command_path if context else 'quotactl'} --help"
-    if getattr(error, "option_name", "")[1:2].isdigit():
-        hint = "a quantity is 1 or more, and other words that begin with - go after --"
-    return InvalidInput(text[:1].lower() + text[1:], hint=hint)
 
 
 def _unexpected(error: Exception) -> QuotaError:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
+from quotactl.cli.declared import Argument, Noun
 from quotactl.cli.options import Reason, Ticket
 from quotactl.cli.outcome import conclude, opened, show
 
-app = typer.Typer()
+app = Noun()
 
-Setting = Annotated[str, typer.Argument(metavar="SETTING", help="As `setting list` shows it.")]
+Setting = Annotated[str, Argument(metavar="SETTING", help="As `setting list` shows it.")]
 
 
 @app.command("list")
@@ -30,7 +29,7 @@ def list_settings() -> None:
 @app.command("set")
 def set_setting(
     key: Setting,
-    value: Annotated[str, typer.Argument(metavar="VALUE", help="Such as 60d or relaxed.")],
+    value: Annotated[str, Argument(metavar="VALUE", help="Such as 60d or relaxed.")],
     reason: Reason = None,
     ticket: Ticket = None,
 ) -> None:

@@ -6,8 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from quotactl.cli.declared import Option
 from quotactl.cli.invocation import Invocation, invocation
 from quotactl.cli.outcome import opened
 from quotactl.errors import InvalidInput
@@ -24,10 +23,10 @@ CLEAR = "\x1b[H\x1b[2J"
 
 def status(
     watch: Annotated[
-        bool, typer.Option("--watch", help="Again and again, until Ctrl-C; on a terminal.")
+        bool, Option("--watch", help="Again and again, until Ctrl-C; on a terminal.")
     ] = False,
     every: Annotated[
-        str | None, typer.Option("--every", metavar="DURATION", help="With --watch: else 2s.")
+        str | None, Option("--every", metavar="DURATION", help="With --watch: else 2s.")
     ] = None,
 ) -> None:
     """How things stand: today's units, what is in force and what it does, which days wait.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from quotactl.cli import aftermath, foresee
+from quotactl.cli.declared import Argument, Noun, Option
 from quotactl.cli.guard import guard
 from quotactl.cli.invocation import invocation
 from quotactl.cli.levers import (
@@ -42,9 +41,9 @@ if TYPE_CHECKING:
     from quotactl.api import Ledger
     from quotactl.ledger.views import SwitchView
 
-app = typer.Typer()
+app = Noun()
 
-Throttle = Annotated[str, typer.Argument(metavar="ID|NAME", help="As `throttle list` shows it.")]
+Throttle = Annotated[str, Argument(metavar="ID|NAME", help="As `throttle list` shows it.")]
 
 _WORDS = {"tiers": "all", "resources": "all", "ends_at": "never"}
 
@@ -136,7 +135,7 @@ def off(
     throttle: Throttle,
     ramp: Annotated[
         str | None,
-        typer.Option("--ramp", metavar="P%,…", help="In steps: 25%,50%,100% of the limits."),
+        Option("--ramp", metavar="P%,…", help="In steps: 25%,50%,100% of the limits."),
     ] = None,
     every: Every = None,
     reason: Reason = None,

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
+from quotactl.cli.declared import Noun, Option
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import All, Reason, Ticket, TierName
 from quotactl.cli.outcome import conclude, opened, rehearsed, show
 
-app = typer.Typer()
+app = Noun()
 
 
 @app.command("create")
 def create(
     tier: TierName,
-    protected: Annotated[bool, typer.Option("--protected", help="Throttles spare it.")] = False,
-    default: Annotated[bool, typer.Option("--default", help="The tier of unknown users.")] = False,
+    protected: Annotated[bool, Option("--protected", help="Throttles spare it.")] = False,
+    default: Annotated[bool, Option("--default", help="The tier of unknown users.")] = False,
     reason: Reason = None,
     ticket: Ticket = None,
 ) -> None:
@@ -69,7 +68,7 @@ def show_tier(tier: TierName) -> None:
 def delete(
     tier: TierName,
     move_to: Annotated[
-        str | None, typer.Option("--move-to", metavar="TIER", help="Where its users go.")
+        str | None, Option("--move-to", metavar="TIER", help="Where its users go.")
     ] = None,
     reason: Reason = None,
     ticket: Ticket = None,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
+from quotactl.cli.declared import Argument, Noun, Option
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import (
     DryRun,
@@ -19,7 +18,7 @@ from quotactl.cli.options import (
 )
 from quotactl.cli.outcome import conclude, opened, rehearsed, show, worded
 
-app = typer.Typer()
+app = Noun()
 
 
 @app.command("show")
@@ -76,10 +75,10 @@ def show_user(user: User) -> None:
 def list_users(
     limit: Annotated[
         str | None,
-        typer.Option("--limit", metavar="N", help="At most so many; else 100 in a table."),
+        Option("--limit", metavar="N", help="At most so many; else 100 in a table."),
     ] = None,
     tier: Annotated[
-        str | None, typer.Option("--tier", metavar="TIER", help="Those on this tier alone.")
+        str | None, Option("--tier", metavar="TIER", help="Those on this tier alone.")
     ] = None,
 ) -> None:
     """List users, those met first first.
@@ -103,9 +102,9 @@ def list_users(
 @app.command("set-tier")
 def set_tier(
     user: User,
-    tier: Annotated[str | None, typer.Argument(metavar="[TIER]", help="The tier's name.")] = None,
+    tier: Annotated[str | None, Argument(metavar="[TIER]", help="The tier's name.")] = None,
     follow_default: Annotated[
-        bool, typer.Option("--default", help="Let them follow the default tier instead.")
+        bool, Option("--default", help="Let them follow the default tier instead.")
     ] = False,
     reason: Reason = None,
     ticket: Ticket = None,
@@ -189,9 +188,7 @@ def unprotect(user: User, reason: Reason = None, ticket: Ticket = None) -> None:
 
 @app.command("import")
 def import_users(
-    file: Annotated[
-        str, typer.Argument(metavar="FILE.csv|-", help="A CSV with columns user and tier.")
-    ],
+    file: Annotated[str, Argument(metavar="FILE.csv|-", help="A CSV with columns user and tier.")],
     dry_run: DryRun = False,
     reason: Reason = None,
     ticket: Ticket = None,

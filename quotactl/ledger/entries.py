@@ -12,8 +12,8 @@ balances are sums of entries:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
 
 class Kind(IntEnum):
@@ -31,8 +31,7 @@ class Kind(IntEnum):
     CARRY = 10
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One fact. `amount` and `granted` are signed: what a correction gives back is negative.
 
     `day_ms` is the start of the day charged, None where none is; `periods` are
@@ -53,15 +52,24 @@ class Entry:
     of_id: int | None
 
 
-@dataclass(slots=True)
 class Reservation:
-    """A hold, by the id of its entry, until `expires_at_ms`."""
+    """A hold, by the id of its entry, until `expires_at_ms`. Its state moves on."""
 
-    id: int
-    user_id: int
-    resource_id: int
-    expires_at_ms: int
-    state: str
+    __slots__ = ("expires_at_ms", "id", "resource_id", "state", "user_id")
+
+    def __init__(
+        self,
+        id: int,  # noqa: A002 - the column's name
+        user_id: int,
+        resource_id: int,
+        expires_at_ms: int,
+        state: str,
+    ) -> None:
+        self.id = id
+        self.user_id = user_id
+        self.resource_id = resource_id
+        self.expires_at_ms = expires_at_ms
+        self.state = state
 
 
 # (resource id, period length in minutes, window start, user id)
@@ -79,7 +87,6 @@ RESET = "reset"
 """The same for what a user's reset took off: that gives nobody's capacity back."""
 
 
-@dataclass(slots=True)
 class Changes:
     """The net effect of one transaction, to be stored at once.
 
@@ -90,18 +97,19 @@ class Changes:
     `totals` adds units to such sums, by tier.
     """
 
-    users: list[tuple[int, str, int]] = field(default_factory=list)
-    entries: list[Entry] = field(default_factory=list)
-    counters: dict[CounterKey, list[int]] = field(default_factory=dict)
-    resets: dict[CounterKey, int] = field(default_factory=dict)
-    demand: dict[DemandKey, list[int]] = field(default_factory=dict)
-    movements: list[tuple[int, int, int]] = field(default_factory=list)
-    keys: list[tuple[str, int, int]] = field(default_factory=list)
-    reservations: list[Reservation] = field(default_factory=list)
-    settled: list[tuple[int, str]] = field(default_factory=list)
-    seeds: dict[TotalKey, dict[int, int]] = field(default_factory=dict)
-    totals: dict[TotalKey, dict[int, int]] = field(default_factory=dict)
-    first_at_ms: int | None = None
+    def __init__(self) -> None:
+        self.users: list[tuple[int, str, int]] = []
+        self.entries: list[Entry] = []
+        self.counters: dict[CounterKey, list[int]] = {}
+        self.resets: dict[CounterKey, int] = {}
+        self.demand: dict[DemandKey, list[int]] = {}
+        self.movements: list[tuple[int, int, int]] = []
+        self.keys: list[tuple[str, int, int]] = []
+        self.reservations: list[Reservation] = []
+        self.settled: list[tuple[int, str]] = []
+        self.seeds: dict[TotalKey, dict[int, int]] = {}
+        self.totals: dict[TotalKey, dict[int, int]] = {}
+        self.first_at_ms: int | None = None
 
     @property
     def durable(self) -> bool:

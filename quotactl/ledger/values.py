@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
+from quotactl.frozen import frozen
 from quotactl.policy.model import Reason, Rule
 
 
@@ -20,10 +20,11 @@ def rfc3339(at: datetime | None) -> str | None:
 
 
 class View:
-    """A frozen dataclass whose fields, in order, are its JSON."""
+    """A frozen value whose fields, in order, are its JSON."""
 
     def to_dict(self) -> dict[str, Any]:
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
+        names: tuple[str, ...] = self.__match_args__  # type: ignore[attr-defined]
+        return {name: _plain(getattr(self, name)) for name in names}
 
 
 def _plain(value: Any) -> Any:
@@ -36,7 +37,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True)
+@frozen
 class Request:
     """One request for `amount` units, 1 to 2^53 - 1.
 
@@ -50,7 +51,7 @@ class Request:
     idempotency_key: str | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Decision:
     """The answer to one request.
 
@@ -117,7 +118,7 @@ class Decision:
         return fields
 
 
-@dataclass(frozen=True)
+@frozen
 class Refund(View):
     """What a refund gave back: `amount` units, of which `granted` went to grants."""
 
@@ -130,7 +131,7 @@ class Refund(View):
     replayed: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class Settlement(View):
     """How a reservation ended: `state` posted or voided, with the units kept and freed.
 

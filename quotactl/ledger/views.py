@@ -6,14 +6,14 @@ the JSON of the lists.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from quotactl.frozen import frozen
 from quotactl.ledger.values import View
 
 
-@dataclass(frozen=True)
+@frozen
 class ResourceView(View):
     """What is counted; `unit` is what one of it is called, `capacity` the most that all
     users together may have of it: `2000000/day`."""
@@ -24,7 +24,7 @@ class ResourceView(View):
     retired_at: datetime | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class TierView(View):
     """`limits` maps a resource's name to its limits as written: `50/day,5/minute`."""
 
@@ -35,7 +35,7 @@ class TierView(View):
     retired_at: datetime | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class LimitView(View):
     """One ceiling of a tier; `limit` None is unlimited."""
 
@@ -45,7 +45,7 @@ class LimitView(View):
     limit: int | None
 
 
-@dataclass(frozen=True)
+@frozen
 class SettingView(View):
     """A setting: the value in force, and what it is when nobody set it."""
 
@@ -55,7 +55,7 @@ class SettingView(View):
     help: str
 
 
-@dataclass(frozen=True)
+@frozen
 class UserView(View):
     """`follows_default` says that no tier was set: the user is on the default one."""
 
@@ -66,7 +66,7 @@ class UserView(View):
     created_at: datetime
 
 
-@dataclass(frozen=True)
+@frozen
 class OverrideView(View):
     """`period` None stands for every period, `limit` None for unlimited."""
 
@@ -83,7 +83,7 @@ class OverrideView(View):
     ticket: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class BlockView(View):
     """`resource` None is every resource."""
 
@@ -98,7 +98,7 @@ class BlockView(View):
     ticket: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class GrantView(View):
     """`state` is live, used_up, expired or revoked."""
 
@@ -116,7 +116,7 @@ class GrantView(View):
     ticket: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class StepView(View):
     """One step of a ramp: from `at` on `percent` of the throttle's own number, or, when it
     is `lifting`, of the limit below it."""
@@ -126,7 +126,7 @@ class StepView(View):
     lifting: bool
 
 
-@dataclass(frozen=True)
+@frozen
 class SwitchView(View):
     """A throttle, or an enforcement switch of kind `shadow` or `off`.
 
@@ -161,7 +161,7 @@ class SwitchView(View):
     ticket: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class AuditView(View):
     """One administrative act; `text_removed` says that a reason was there and is gone."""
 
@@ -178,7 +178,7 @@ class AuditView(View):
     hash: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Outcome:
     """What an administrative act did.
 

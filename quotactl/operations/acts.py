@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quotactl.errors import InvalidInput, NotFound
-from quotactl.ledger.engine import Engine, Reading, Row, Writing
+from quotactl.ledger.loaded import Row
 from quotactl.ledger.values import rfc3339
 from quotactl.operations.announced import ANNOUNCED, Announced
 from quotactl.policy.model import Resource, Tier
@@ -22,6 +22,9 @@ from quotactl.policy.notation import (
     parse_instant,
 )
 from quotactl.policy.window import from_ms, to_ms
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Engine, Reading, Writing
 
 Clock = Callable[[], datetime]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from quotactl.ledger.engine import Engine
+from typing import TYPE_CHECKING
+
 from quotactl.operations import audit
 from quotactl.operations.acts import Clock, actor_named
 from quotactl.operations.administer import Catalogue
@@ -14,6 +15,9 @@ from quotactl.operations.people import People
 from quotactl.operations.presets import PresetActs
 from quotactl.operations.reset import Reset
 from quotactl.policy.window import to_ms
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Engine
 
 
 class Admin(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quotactl.errors import Conflict, InvalidInput
-from quotactl.ledger.engine import Reading, Row
+from quotactl.ledger.loaded import Row
 from quotactl.ledger.views import Outcome, ResourceView, SettingView, TierView
 from quotactl.operations.acts import Act, Acts
 from quotactl.operations.switches import switches_moved
@@ -16,6 +16,9 @@ from quotactl.policy.model import Limit, Policy, Tier
 from quotactl.policy.notation import check_name, check_unit, limit_text, parse_limit
 from quotactl.policy.settings import SETTINGS, setting_named, value_of
 from quotactl.policy.window import from_ms, moment_of, period_of_length
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Reading
 
 
 class Catalogue(Acts):

@@ -9,15 +9,19 @@ as their limit would have let it pass.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from quotactl.ledger.engine import Reading, Row, Sought, SoughtDay, SoughtLimits, tier_or_default
+from quotactl.frozen import changed, frozen
+from quotactl.ledger.loaded import Row, Sought, SoughtDay, SoughtLimits, tier_or_default
 from quotactl.policy.model import Override, Resource, Rule, Throttle, Tier
 from quotactl.policy.resolve import base_limits, spares
 from quotactl.policy.window import MONTH, WEEK, Period, Window, period_of_length
 
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Reading
 
-@dataclass(frozen=True)
+
+@frozen
 class Course:
     """A throttle's time so far: `on` is when it was in force, `days` all that this touches.
 
@@ -129,7 +133,7 @@ def sought_of(
 
 def known_only(sought: Sought) -> Sought:
     """The same without people who were forgotten: nobody can find them any more."""
-    return replace(sought, include_forgotten=False)
+    return changed(sought, include_forgotten=False)
 
 
 def _day(

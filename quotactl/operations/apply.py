@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quotactl.errors import Conflict, InvalidInput
-from quotactl.ledger.engine import Reading
+from quotactl.frozen import frozen
 from quotactl.operations.acts import Act, Acts
 from quotactl.operations.administer import (
     add_resource,
@@ -24,10 +23,13 @@ from quotactl.operations.administer import (
 from quotactl.policy.plan import Change, Plan, differences, plan_of, read_plan, to_toml
 from quotactl.policy.window import calendar_of
 
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Reading
+
 Approve = Callable[[tuple[Change, ...]], None]
 
 
-@dataclass(frozen=True)
+@frozen
 class Applied:
     """What applying a policy file did, or would do: its changes, none if already in force."""
 

@@ -12,9 +12,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from quotactl.ledger.engine import Reading, Row, Writing
+from quotactl.ledger.loaded import Row
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Reading, Writing
 
 GENESIS = "0" * 64
 _FIELDS = (

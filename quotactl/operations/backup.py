@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from quotactl.engines.opening import ledger_path, open_engine
 from quotactl.engines.schema import SCHEMA_VERSION
 from quotactl.engines.sqlite import backup as files
 from quotactl.errors import InvalidInput, LedgerCorrupt, NotFound, QuotaError
-from quotactl.ledger.engine import Engine
+from quotactl.frozen import frozen
 from quotactl.ledger.values import View, rfc3339
 from quotactl.ledger.views import Outcome
 from quotactl.operations.acts import Act, Clock, actor_named, check_why
@@ -32,12 +31,13 @@ if TYPE_CHECKING:
     import sqlite3
 
     from quotactl.engines.sqlite.book import Book
+    from quotactl.ledger.engine import Engine
 
 # Left behind by a run that was killed; a copy takes minutes at most.
 STALE_S = 86_400
 
 
-@dataclass(frozen=True)
+@frozen
 class Backup(View):
     """A backup that was made and checked. `removed` are the paths of older ones that went."""
 
@@ -48,7 +48,7 @@ class Backup(View):
     removed: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Loss:
     """What a restore takes back: entries and acts since the backup.
 

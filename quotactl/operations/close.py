@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from quotactl.ledger.engine import Engine, Reading, Row, Writing
+from quotactl.frozen import frozen
 from quotactl.ledger.entries import Kind
+from quotactl.ledger.loaded import Row
 from quotactl.ledger.values import View, rfc3339
 from quotactl.operations import audit
 from quotactl.operations.acts import Clock, actor_named
@@ -24,6 +24,9 @@ from quotactl.operations.switches import ENFORCEMENT_KINDS, title
 from quotactl.policy.resolve import totals_kept
 from quotactl.policy.settings import duration_of
 from quotactl.policy.window import MINUTE_MS, MONTH, WEEK, Window, from_ms, to_ms
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Engine, Reading, Writing
 
 GRACE_MS = 10 * MINUTE_MS
 """How long after its end a day can be closed: clocks of gateways may run behind."""
@@ -34,7 +37,7 @@ HOLDS_CHUNK = 500
 PAUSE_S = 0.002
 
 
-@dataclass(frozen=True)
+@frozen
 class ClosedDay(View):
     """One day's totals at its close, in units; `requests` in requests."""
 
@@ -47,7 +50,7 @@ class ClosedDay(View):
     shadow_denied: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Closing(View):
     """What one run of the daily job did. `audit_hash` is the newest of the chain.
 
@@ -64,7 +67,7 @@ class Closing(View):
     ended: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class CloseStatus(View):
     """How far the closing of days has come; days as dates in the ledger's zone."""
 

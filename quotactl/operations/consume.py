@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from quotactl.errors import QuotaError
-from quotactl.ledger.engine import Engine
 from quotactl.ledger.values import Decision, Refund, Request
 from quotactl.operations.batch import Batch
 from quotactl.policy.notation import check_text
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Engine
 
 
 def check(engine: Engine, request: Request, now_ms: int) -> Decision:

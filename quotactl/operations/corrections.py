@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from quotactl.errors import Conflict, InvalidInput, NotFound
-from quotactl.ledger.engine import Reading
 from quotactl.ledger.entries import RESET, Entry, Kind, Reservation
 from quotactl.ledger.values import Refund, Settlement
 from quotactl.operations.workspace import Workspace, start_of
@@ -15,6 +15,9 @@ from quotactl.policy.burndown import Burn, give_back
 from quotactl.policy.model import Account, Resource
 from quotactl.policy.notation import check_amount, check_id, instant_text
 from quotactl.policy.resolve import resolve
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Reading
 
 HOLDS_MAX = 500
 """How many holds that timed out one transaction frees for the sums of everybody. The next

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quotactl.errors import Conflict, InvalidInput
-from quotactl.ledger.engine import Reading, Row
+from quotactl.frozen import frozen
+from quotactl.ledger.loaded import Row
 from quotactl.ledger.values import rfc3339
 from quotactl.ledger.views import Outcome, SwitchView
 from quotactl.operations.acts import Act, Acts, check_why
@@ -36,6 +36,9 @@ from quotactl.policy.model import Scope, Step
 from quotactl.policy.notation import duration_text, instant_text, parse_instant
 from quotactl.policy.window import from_ms, moment_of, to_ms
 
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Reading
+
 Approve = Callable[[Impact], None]
 
 # Two throttles with these in common differ at most in name, reason, message and end.
@@ -45,7 +48,7 @@ _SAME = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@frozen
 class Timing:
     """When a throttle is wanted: as people write it."""
 

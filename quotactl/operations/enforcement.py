@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from quotactl.errors import InvalidInput
-from quotactl.ledger.engine import Row
+from quotactl.ledger.loaded import Row
 from quotactl.ledger.views import Outcome
 from quotactl.operations.acts import Act, Acts
 from quotactl.operations.switches import (

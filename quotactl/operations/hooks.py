@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from quotactl.frozen import frozen
+
 TICK_S = 0.02
 """How late the end of a command may be noticed: nothing tells of it where what it left
 behind keeps its stderr open."""
@@ -28,7 +30,7 @@ STDERR_KEPT = 8192
 SAID_MAX = 200
 
 
-@dataclass(frozen=True)
+@frozen
 class Command:
     """`words` are the program's absolute path and its arguments.
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from quotactl.ledger.engine import Reading, tier_or_default
+from quotactl.frozen import frozen
+from quotactl.ledger.loaded import tier_or_default
 from quotactl.ledger.values import View
 from quotactl.policy.foresight import ceilings_of, longest_run, own, with_throttles
 from quotactl.policy.model import Policy, Resource, Scope, Throttle, Tier
 from quotactl.policy.resolve import Ceiling
 from quotactl.policy.window import HOUR_MS
 
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Reading
+
 # At most so many counters are looked at: so many runs of neighbours.
 RUNS, RUN_LENGTH = 20, 250
 
 
-@dataclass(frozen=True)
+@frozen
 class Impact(View):
     """What a throttle would do to the users with demand so far today.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quotactl.errors import Conflict, InvalidInput
-from quotactl.ledger.engine import Reading, Row
+from quotactl.ledger.loaded import Row
 from quotactl.ledger.values import rfc3339
 from quotactl.ledger.views import Outcome
 from quotactl.operations.acts import Acts
@@ -17,6 +17,9 @@ from quotactl.operations.switches import THROTTLE_KINDS, find_switch, switch_vie
 from quotactl.policy.model import Throttle
 from quotactl.policy.notation import check_amount, instant_text
 from quotactl.policy.window import from_ms, moment_of
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Reading
 
 REFUSED = "refused"
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from quotactl.engines.opening import open_engine
 from quotactl.engines.sqlite import upgrade
+from quotactl.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Migration:
     """The schema before and after; `backup` is a file's path, None if nothing was to be done."""
 

@@ -24,12 +24,12 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quotactl.errors import BadConfiguration, InvalidInput, QuotaError
-from quotactl.ledger.engine import Engine, Row
+from quotactl.frozen import frozen
+from quotactl.ledger.loaded import Row
 from quotactl.ledger.values import rfc3339
 from quotactl.operations import audit
 from quotactl.operations.announced import ANNOUNCED, Announced
@@ -39,6 +39,7 @@ from quotactl.policy.window import from_ms, to_ms
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from quotactl.ledger.engine import Engine
     from quotactl.operations.hooks import Command, Run
 
 HOST_CONFIG = Path("/etc/quotactl/config.toml")
@@ -50,7 +51,7 @@ _KEYS = ("command", "on", "timeout")
 _ON = re.compile(rf"({'|'.join(ANNOUNCED)})(\.[a-z][a-z-]*)?\Z")
 
 
-@dataclass(frozen=True)
+@frozen
 class Event:
     """An act that was committed; `content` is the CloudEvent, one line of JSON."""
 
@@ -63,7 +64,7 @@ class Event:
         return f"{self.action} {self.subject}" if self.subject else self.action
 
 
-@dataclass(frozen=True)
+@frozen
 class Failure:
     """An event that may not have arrived: what failed, how, and what it said of it."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quotactl.errors import Conflict, InvalidInput, NotFound
-from quotactl.ledger.engine import Reading, Row, tier_or_default
 from quotactl.ledger.entries import Changes, Entry, Kind
+from quotactl.ledger.loaded import Row, tier_or_default
 from quotactl.ledger.values import rfc3339
 from quotactl.ledger.views import BlockView, GrantView, Outcome, OverrideView, UserView
 from quotactl.operations.acts import Act, Acts
@@ -22,6 +22,9 @@ from quotactl.policy.notation import (
     parse_period,
 )
 from quotactl.policy.window import from_ms, moment_of, period_of_length
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Reading
 
 PRIORITY_MAX = 1_000_000
 
@@ -422,7 +425,10 @@ def _move(act: Act, kind: Kind, user: Row, resource_id: int, grant_id: int, amou
         periods=(),
         of_id=None,
     )
-    act.book.store(Changes(entries=[entry], movements=[(entry.id, grant_id, amount)]))
+    changes = Changes()
+    changes.entries.append(entry)
+    changes.movements.append((entry.id, grant_id, amount))
+    act.book.store(changes)
 
 
 # ---- views

@@ -6,15 +6,14 @@ told by the column `preset` of each switch, and stays as it is when the file cha
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quotactl.errors import Conflict, NotFound
-from quotactl.ledger.engine import Reading, Row
+from quotactl.frozen import changed, frozen
+from quotactl.ledger.loaded import Row
 from quotactl.ledger.views import Outcome, SwitchView
 from quotactl.operations.acts import Act, Acts, check_why
 from quotactl.operations.administer import presets_of
@@ -38,6 +37,9 @@ from quotactl.policy.levers import EnforcementLever, Preset, scope_of
 from quotactl.policy.model import Scope, Throttle
 from quotactl.policy.notation import check_name
 from quotactl.policy.window import to_ms
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Reading
 
 DRILL_DURATION = "10m"
 
@@ -162,7 +164,7 @@ class PresetActs(Acts):
                 _check_alone(act, preset)
                 for one in preset.throttles:
                     # Without its name: the real one must find that free.
-                    nameless = dataclasses.replace(one, name=None)
+                    nameless = changed(one, name=None)
                     put = put_on(act, nameless, timing, preset=name, drill=True)
                     assert not isinstance(put, Outcome), "a drill was on that no preset has"
                     done.on(*put)
@@ -192,7 +194,7 @@ def switches_of(book: Reading, name: str, now_ms: int) -> list[Row]:
 # ---- in detail
 
 
-@dataclass(frozen=True)
+@frozen
 class _Ahead:
     """What would come on: the promise of each throttle that is not on yet, by its place in
     the preset, and the impact of all of them together."""
@@ -347,7 +349,7 @@ def _naming(name: str) -> Iterator[None]:
 
 
 def _line(act: Act, switch: Row) -> str:
-    view = dataclasses.replace(switch_view(act.book, switch, act.now_ms), drill=False)
+    view = changed(switch_view(act.book, switch, act.now_ms), drill=False)
     return f"{_what(switch)}: {describe(view)}, {ending(act, switch['ends_at_ms'])}"
 
 

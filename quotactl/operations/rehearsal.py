@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
-from quotactl.ledger.engine import Engine, Reading, Writing
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Engine, Reading, Writing
 
 
 class _Undone(Exception):

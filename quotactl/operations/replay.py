@@ -6,13 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quotactl.errors import QuotaError
-from quotactl.ledger.engine import Engine
+from quotactl.frozen import frozen
 from quotactl.ledger.values import Request, View
 from quotactl.operations.batch import Batch
 from quotactl.operations.trace import SkippedRow, TraceRow
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Engine
 
 CHUNK = 2000
 SKIPPED_SHOWN = 1000
@@ -38,7 +41,7 @@ class Tally(View):
     units: Units = field(default_factory=Units)
 
 
-@dataclass(frozen=True)
+@frozen
 class Replay:
     """What came out. `total.requests` counts every row, those skipped too; these
     have no units. `by_reason` counts requests."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from quotactl.errors import InvalidInput
-from quotactl.ledger.engine import Engine
 from quotactl.ledger.values import Decision, Request, Settlement
 from quotactl.operations.batch import Batch
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Engine
 
 TTL_S_MAX = 31 * 86_400
 

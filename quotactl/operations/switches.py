@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quotactl.errors import InvalidInput, NotFound
-from quotactl.ledger.engine import Reading, Row
+from quotactl.ledger.loaded import Row
 from quotactl.ledger.values import rfc3339
 from quotactl.ledger.views import StepView, SwitchView
 from quotactl.operations.acts import Act, end_of
@@ -19,6 +19,9 @@ from quotactl.policy.model import Scope, Step
 from quotactl.policy.notation import duration_text, instant_text
 from quotactl.policy.resolve import totals_kept
 from quotactl.policy.window import from_ms, moment_of, period_of_length
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Reading
 
 DEFAULT_DURATION = "1h"
 THROTTLE_KINDS = ("deny", "cap", "scale")

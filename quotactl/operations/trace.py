@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TextIO
 
 from quotactl.errors import InvalidInput
+from quotactl.frozen import frozen
 from quotactl.policy.notation import (
     INSTANT_MAX_MS,
     check_id,
@@ -19,7 +19,7 @@ from quotactl.policy.notation import (
 from quotactl.policy.window import Calendar
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Columns:
     """Where a trace's values stand, by column name.
 
@@ -37,7 +37,7 @@ class Columns:
     resource_column: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TraceRow:
     """One request as it was recorded; `failed` says that it came to nothing."""
 
@@ -49,7 +49,7 @@ class TraceRow:
     failed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SkippedRow:
     """A row that could not be read, by the line on which it begins, and why."""
 

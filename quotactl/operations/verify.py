@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from quotactl.ledger.engine import Engine, Reading
+from quotactl.frozen import frozen
 from quotactl.ledger.values import View, rfc3339
 from quotactl.operations import audit
 from quotactl.policy.window import from_ms, period_of_length
 
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Engine, Reading
+
 DIFFERENCES_MAX = 1000
 
 
-@dataclass(frozen=True)
+@frozen
 class Difference(View):
     """Something that does not add up: `what` (such as counter.used), where, and both values."""
 
@@ -26,7 +28,7 @@ class Difference(View):
     found: Any
 
 
-@dataclass(frozen=True)
+@frozen
 class Verification:
     """`ok` if nothing differs; `differences` are the first thousand; `audit_hash` the newest."""
 

@@ -6,8 +6,9 @@ first, and hands the net effect to the engine at its end.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from quotactl.errors import ClockBehind, NotFound
-from quotactl.ledger.engine import Reading, Writing
 from quotactl.ledger.entries import CORRECTION, Changes, Entry, Reservation
 from quotactl.policy.burndown import Burn
 from quotactl.policy.decide import looks_back
@@ -15,6 +16,9 @@ from quotactl.policy.model import Account, Resource, Totals
 from quotactl.policy.notation import could_be_an_id, instant_text
 from quotactl.policy.resolve import resolve, totalled, totalled_since
 from quotactl.policy.window import DAY_LENGTH_MIN, MINUTE_MS, Period, Window
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Reading, Writing
 
 CLOCKS_APART_MS = 10 * MINUTE_MS
 """By how much the clocks of two processes may differ, where their moments are compared."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
 
 from quotactl.policy.burndown import Burn, burn, usable
 from quotactl.policy.model import Account, Block, Policy, Reason, Rule
@@ -11,7 +10,6 @@ from quotactl.policy.resolve import Ceiling, Standing, base_limits, block_on, ed
 from quotactl.policy.window import DAY_LENGTH_MIN, Calendar, Period, Window
 
 
-@dataclass(slots=True)
 class Verdict:
     """What was decided about one request, and what it charges.
 
@@ -22,23 +20,65 @@ class Verdict:
     is only a drill, kept from holding.
     """
 
-    allowed: bool
-    reason: Reason
-    rule: Rule
-    period: Period | None
-    limit: int | None
-    used: int
-    reset_at_ms: int | None
-    retry_after_ms: int | None
-    granted: int
-    burns: tuple[Burn, ...]
-    day_ms: int
-    periods: tuple[int, ...]
-    would_be: Reason | None = None
-    # The drill that would have refused it.
-    drill: Rule | None = None
-    # Whether the figures are those of a ceiling over everybody.
-    shared: bool = False
+    __slots__ = (
+        "allowed",
+        "burns",
+        "day_ms",
+        "drill",
+        "granted",
+        "limit",
+        "period",
+        "periods",
+        "reason",
+        "reset_at_ms",
+        "retry_after_ms",
+        "rule",
+        "shared",
+        "used",
+        "would_be",
+    )
+
+    def __init__(
+        self,
+        *,
+        allowed: bool,
+        reason: Reason,
+        rule: Rule,
+        period: Period | None,
+        limit: int | None,
+        used: int,
+        reset_at_ms: int | None,
+        retry_after_ms: int | None,
+        granted: int,
+        burns: tuple[Burn, ...],
+        day_ms: int,
+        periods: tuple[int, ...],
+        shared: bool = False,
+    ) -> None:
+        self.allowed = allowed
+        self.reason = reason
+        self.rule = rule
+        self.period = period
+        self.limit = limit
+        self.used = used
+        self.reset_at_ms = reset_at_ms
+        self.retry_after_ms = retry_after_ms
+        self.granted = granted
+        self.burns = burns
+        self.day_ms = day_ms
+        self.periods = periods
+        self.would_be: Reason | None = None
+        # The drill that would have refused it.
+        self.drill: Rule | None = None
+        # Whether the figures are those of a ceiling over everybody.
+        self.shared = shared
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Verdict) and all(
+            getattr(self, name) == getattr(other, name) for name in self.__slots__
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 # One ceiling with the window it holds in now and the units used in that.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
+from quotactl.frozen import changed
 from quotactl.policy.model import Account, Limit, Override, Policy, Resource, Throttle, Tier
 from quotactl.policy.resolve import Ceiling, resolve
 from quotactl.policy.window import DAY_LENGTH_MIN, Calendar
@@ -20,7 +20,7 @@ def with_throttles(policy: Policy, added: Iterable[Throttle], removed: Iterable[
     """The policy as it would be with throttles added, and others, by id, gone."""
     gone = set(removed)
     kept = tuple(t for t in policy.throttles if t.id not in gone)
-    return replace(policy, throttles=(*kept, *added))
+    return changed(policy, throttles=(*kept, *added))
 
 
 def ceilings_of(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from quotactl.errors import InvalidInput
+from quotactl.frozen import frozen
 from quotactl.policy.model import AMOUNT_MAX, Limit, Mode, Policy, Scope, Step, Throttle
 from quotactl.policy.notation import (
     check_name,
@@ -25,7 +25,7 @@ STEPS_MAX = 100
 MESSAGE_LENGTH_MAX = 500
 
 
-@dataclass(frozen=True)
+@frozen
 class Lever:
     """One throttle as it was asked for, checked, with names and no times.
 
@@ -83,7 +83,7 @@ class Lever:
         )
 
 
-@dataclass(frozen=True)
+@frozen
 class EnforcementLever:
     """An enforcement mode that a preset brings with it."""
 
@@ -93,7 +93,7 @@ class EnforcementLever:
     duration_ms: int | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Preset:
     """Several throttles and at most one enforcement mode, under one name."""
 

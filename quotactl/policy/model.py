@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from quotactl.errors import BadConfiguration, NotFound
+from quotactl.frozen import frozen
 from quotactl.policy.window import DAY, Calendar, Period, calendar_of
 
 AMOUNT_MAX = 2**53 - 1
@@ -23,7 +24,7 @@ ThrottleKind = Literal["deny", "cap", "scale", "total"]
 Mode = Literal["on", "shadow", "off"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rule:
     """The rule that decided: `kind` with the id and, where it has one, the name."""
 
@@ -35,7 +36,7 @@ class Rule:
         return {"kind": self.kind, "id": self.id, "name": self.name}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limit:
     """A ceiling per period; `amount_max` None is unlimited."""
 
@@ -48,7 +49,7 @@ class Limit:
         return f"{self.amount_max}/{self.period}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Resource:
     """What is counted; `unit` is what one of it is called.
 
@@ -61,7 +62,7 @@ class Resource:
     capacity: Limit | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tier:
     """`limits` maps a resource's id to its limits, shortest period first."""
 
@@ -71,7 +72,7 @@ class Tier:
     limits: Mapping[int, tuple[Limit, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scope:
     """Which resources and tiers a switch is for, by id; None means all."""
 
@@ -87,7 +88,7 @@ class Scope:
         return self.resource_ids is None or resource_id in self.resource_ids
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Step:
     """One step of a ramp, in force from `at_ms` until the next.
 
@@ -100,7 +101,7 @@ class Step:
     lifting: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Throttle:
     """A temporary lowering.
 
@@ -139,7 +140,7 @@ class Throttle:
         return _latest(self.steps, now_ms, lifting=True, default=0)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Enforcement:
     """A switch that makes limits count without holding (`shadow`) or not at all (`off`)."""
 
@@ -150,7 +151,7 @@ class Enforcement:
     ends_at_ms: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Override:
     """One user's own limit; `period` None replaces the limits of every period."""
 
@@ -160,7 +161,7 @@ class Override:
     expires_at_ms: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Block:
     """Quota revoked; `resource_id` None is every resource."""
 
@@ -169,7 +170,7 @@ class Block:
     expires_at_ms: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Grant:
     """A pool of units; burns by priority (lower first), then expiry, then age."""
 
@@ -187,7 +188,7 @@ class Grant:
         return not self.ended and (self.expires_at_ms is None or now_ms < self.expires_at_ms)
 
 
-@dataclass(frozen=True)
+@frozen
 class Policy:
     """Everything that is decided for all users at once, as it stood at one version."""
 
@@ -198,17 +199,25 @@ class Policy:
     tiers: Mapping[int, Tier]
     throttles: tuple[Throttle, ...]
     enforcements: tuple[Enforcement, ...]
-    resources_by_name: Mapping[str, Resource] = field(init=False, repr=False, compare=False)
-    tiers_by_name: Mapping[str, Tier] = field(init=False, repr=False, compare=False)
-    calendar: Calendar = field(init=False, repr=False, compare=False)
-    # What `resolve` worked out for a whole tier, until a switch starts or ends.
-    resolved: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "resources_by_name", {r.name: r for r in self.resources.values()})
-        object.__setattr__(self, "tiers_by_name", {t.name: t for t in self.tiers.values()})
+    @cached_property
+    def resources_by_name(self) -> Mapping[str, Resource]:
+        return {resource.name: resource for resource in self.resources.values()}
+
+    @cached_property
+    def tiers_by_name(self) -> Mapping[str, Tier]:
+        return {tier.name: tier for tier in self.tiers.values()}
+
+    @cached_property
+    def resolved(self) -> dict[Any, Any]:
+        """What `resolve` worked out for a whole tier, until a switch starts or ends."""
+        return {}
+
+    @cached_property
+    def calendar(self) -> Calendar:
+        """The calendar of the zone; BadConfiguration where this host does not know it."""
         try:
-            calendar = calendar_of(self.zone)
+            return calendar_of(self.zone)
         except (KeyError, ValueError, OSError) as error:
             if getattr(error, "errno", None) in {errno.EMFILE, errno.ENFILE}:
                 raise  # there, for all that can be told
@@ -216,7 +225,6 @@ class Policy:
             raise BadConfiguration(
                 f"zone {self.zone!r} is not known here", hint="install the package tzdata"
             ) from None
-        object.__setattr__(self, "calendar", calendar)
 
     @property
     def default_tier(self) -> Tier | None:
@@ -241,7 +249,6 @@ class Policy:
 Totals = dict[tuple[int, int], dict[int, int]]
 
 
-@dataclass(slots=True)
 class Account:
     """One user's standing for one resource.
 
@@ -252,19 +259,50 @@ class Account:
     of one resource share it, and it holds the windows that some ceiling needs.
     """
 
-    user: str
-    user_id: int
-    known: bool
-    tier: Tier | None
-    protected: bool
-    resource: Resource
-    overrides: tuple[Override, ...] = ()
-    blocks: tuple[Block, ...] = ()
-    grants: tuple[Grant, ...] = ()
-    balances: dict[int, int] = field(default_factory=dict)
-    used: dict[tuple[int, int], int] = field(default_factory=dict)
-    granted: dict[tuple[int, int], int] = field(default_factory=dict)
-    totals: Totals = field(default_factory=dict)
+    __slots__ = (
+        "balances",
+        "blocks",
+        "granted",
+        "grants",
+        "known",
+        "overrides",
+        "protected",
+        "resource",
+        "tier",
+        "totals",
+        "used",
+        "user",
+        "user_id",
+    )
+
+    def __init__(
+        self,
+        user: str,
+        user_id: int,
+        known: bool,
+        tier: Tier | None,
+        protected: bool,
+        resource: Resource,
+        *,
+        overrides: tuple[Override, ...] = (),
+        blocks: tuple[Block, ...] = (),
+        grants: tuple[Grant, ...] = (),
+        balances: dict[int, int] | None = None,
+        used: dict[tuple[int, int], int] | None = None,
+    ) -> None:
+        self.user = user
+        self.user_id = user_id
+        self.known = known
+        self.tier = tier
+        self.protected = protected
+        self.resource = resource
+        self.overrides = overrides
+        self.blocks = blocks
+        self.grants = grants
+        self.balances = {} if balances is None else balances
+        self.used = {} if used is None else used
+        self.granted: dict[tuple[int, int], int] = {}
+        self.totals: Totals = {}
 
 
 def _latest(steps: tuple[Step, ...], now_ms: int, *, lifting: bool, default: int) -> int:

@@ -6,16 +6,16 @@ A policy file is complete: what it leaves out is removed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from quotactl.errors import InvalidInput
+from quotactl.frozen import frozen
 from quotactl.policy.levers import Preset, one_limit, preset_table, preset_text, read_preset
 from quotactl.policy.model import Limit, Policy
 from quotactl.policy.notation import check_name, check_unit, limit_text, parse_limit, shown
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ResourcePlan:
     """A resource in a policy file; `capacity` is the most that all users may have of it."""
 
@@ -23,7 +23,7 @@ class ResourcePlan:
     capacity: Limit | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TierPlan:
     """A tier in a policy file; `limits` by resource name."""
 
@@ -31,7 +31,7 @@ class TierPlan:
     limits: Mapping[str, tuple[Limit, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan:
     """What a policy file says; `zone` and `default_tier` None leave the ledger's."""
 
@@ -39,10 +39,10 @@ class Plan:
     default_tier: str | None
     resources: Mapping[str, ResourcePlan]
     tiers: Mapping[str, TierPlan]
-    presets: Mapping[str, Preset] = field(default_factory=dict)
+    presets: Mapping[str, Preset]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Change:
     """One difference: `change` is add, set or remove; `what` is the key in the file."""
 

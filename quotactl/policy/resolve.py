@@ -6,8 +6,8 @@ tier limits → overrides → throttles in force → ceilings
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
+from quotactl.frozen import frozen
 from quotactl.policy.model import (
     Account,
     Block,
@@ -24,7 +24,7 @@ from quotactl.policy.model import (
 from quotactl.policy.window import DAY, DAY_LENGTH_MIN, Period
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ceiling:
     """The most that may be used in a window of `period`; None is unlimited.
 
@@ -43,7 +43,7 @@ class Ceiling:
     tier_ids: frozenset[int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Standing:
     """All that decides for one user and resource at one moment, counters apart.
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from quotactl.errors import InvalidInput, NotFound
+from quotactl.frozen import frozen
 from quotactl.policy.notation import duration_text, parse_amount, parse_duration, parse_percent
 
 DAY_MS = 86_400_000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Setting:
     """`read` turns what people write into the text that is stored, or raises InvalidInput."""
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
+
+from quotactl.frozen import frozen
 
 Histogram = Mapping[int, int]
 """Units that one user would take in a window → how many users would."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Solution:
     """`caps` by group: the most for each of its users in a window; None needs none.
 

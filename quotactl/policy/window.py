@@ -7,7 +7,6 @@ time, aligned to the epoch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
@@ -20,8 +19,7 @@ HOUR_MS = 3_600_000
 DAY_LENGTH_MIN = 1440
 
 
-@dataclass(frozen=True, slots=True)
-class Period:
+class Period(NamedTuple):
     """A recurrence: `minute`, `hour`, `5m`, `3h`, `day`, `week` or `month`.
 
     `length_min` is the nominal length in minutes: exact below a day, and for

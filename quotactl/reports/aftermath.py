@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quotactl.errors import InvalidInput
-from quotactl.ledger.engine import Engine, Reading, Row, Sought
+from quotactl.frozen import changed, frozen
+from quotactl.ledger.loaded import Row, Sought
 from quotactl.ledger.values import View
 from quotactl.ledger.views import StepView, SwitchView
 from quotactl.operations.aftermath import Course, course_of, sought_of
@@ -29,10 +29,13 @@ from quotactl.policy.model import Throttle
 from quotactl.policy.notation import instant_text, parse_rfc3339
 from quotactl.policy.window import from_ms, moment_of
 
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Engine, Reading
+
 USERS_SHOWN = 10
 
 
-@dataclass(frozen=True)
+@frozen
 class Moment(View):
     """Something that happened to a throttle: `what` is an act, as in the audit, or what
     time brought: starts, step, lifting, ends. That has no actor."""
@@ -45,7 +48,7 @@ class Moment(View):
     ticket: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class Denied(View):
     """What it denied itself; repeated attempts are counted."""
 
@@ -53,7 +56,7 @@ class Denied(View):
     units: int
 
 
-@dataclass(frozen=True)
+@frozen
 class TierCost(View):
     """`denied` units count repeated attempts, `cost` those that were lost, by `users`."""
 
@@ -64,7 +67,7 @@ class TierCost(View):
     denied: int
 
 
-@dataclass(frozen=True)
+@frozen
 class DayCost(View):
     """The same by day; `users` may be among those of another day."""
 
@@ -75,7 +78,7 @@ class DayCost(View):
     denied: int
 
 
-@dataclass(frozen=True)
+@frozen
 class UserCost(View):
     """One user's cost, and what they asked for, used and were paid by grants on those days."""
 
@@ -88,7 +91,7 @@ class UserCost(View):
     granted: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Total(View):
     """Each user once."""
 
@@ -96,7 +99,7 @@ class Total(View):
     cost: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Aftermath(View):
     """`ended_at` None: it is not over. `pruned`: counters of some of its days are gone, and
     what it cost on them is not in the figures. `notes` say what these can't tell."""
@@ -149,7 +152,7 @@ def aftermath(
 # ---- what it cost
 
 
-@dataclass(frozen=True)
+@frozen
 class _Costs:
     """`capped`: there was more than it denied itself."""
 
@@ -290,7 +293,7 @@ def _put_on(view: SwitchView, facts: Mapping[str, Any]) -> str:
         StepView(from_ms(parse_rfc3339(step["at"])), step["percent"], step["lifting"])
         for step in _steps(facts)
     )
-    return describe(replace(view, steps=steps, held_at=None))
+    return describe(changed(view, steps=steps, held_at=None))
 
 
 def _until(book: Reading, facts: Mapping[str, Any]) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from quotactl.errors import InvalidInput
-from quotactl.ledger.engine import Engine, Reading, tier_or_default
+from quotactl.frozen import frozen
+from quotactl.ledger.loaded import tier_or_default
 from quotactl.ledger.values import View
 from quotactl.policy.foresight import NO_LIMIT, ceilings_of, own
 from quotactl.policy.levers import Lever, lever
@@ -18,8 +19,11 @@ from quotactl.policy.solve import solve
 from quotactl.policy.window import DAY_LENGTH_MIN, Period, period_of_length
 from quotactl.reports.usage import Span, span_of, window_of
 
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Engine, Reading
 
-@dataclass(frozen=True)
+
+@frozen
 class Fit(View):
     """The caps that fit, by tier, in the capacity's period; None where none is needed.
 

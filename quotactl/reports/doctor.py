@@ -6,7 +6,6 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from quotactl.engines.opening import ledger_path, open_engine
 from quotactl.engines.schema import SCHEMA_VERSION
 from quotactl.engines.sqlite.door import SqliteEngine
 from quotactl.errors import NotFound, QuotaError
+from quotactl.frozen import frozen
 from quotactl.operations.close import close_status
 from quotactl.operations.verify import verify
 from quotactl.policy.window import HOUR_MS, MINUTE_MS
@@ -31,7 +31,7 @@ NETWORK = frozenset(
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class Checked:
     """One check. `severity` is fine, note (worth knowing) or bad; `ok` is not bad."""
 
@@ -54,7 +54,7 @@ class Checked:
         }
 
 
-@dataclass(frozen=True)
+@frozen
 class Diagnosis:
     """All checks in their order; `ok` if none is bad."""
 

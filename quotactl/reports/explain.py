@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from quotactl.errors import InvalidInput
-from quotactl.ledger.engine import Engine, Reading, Row
+from quotactl.frozen import frozen
+from quotactl.ledger.loaded import Row
 from quotactl.ledger.values import Decision, Request, View
 from quotactl.ledger.views import BlockView, OverrideView, StepView
 from quotactl.operations.batch import Batch
@@ -35,13 +35,16 @@ from quotactl.policy.settings import duration_of, value_of
 from quotactl.policy.window import Calendar, Period, from_ms, moment_of, to_ms
 from quotactl.reports.history import Then
 
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Engine, Reading
+
 _Of = TypeVar("_Of")
 
 SWITCHES_LOOKED_AT = 50
 """Among so many of the newest switches those are looked for that were lifted today."""
 
 
-@dataclass(frozen=True)
+@frozen
 class TierLink(View):
     """`limit` is what the tier says of the resource, as written; None: it does not list it.
 
@@ -56,7 +59,7 @@ class TierLink(View):
     limit: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class LimitLink(View):
     """One limit before throttles, and the rule that it comes from; `limit` None is unlimited."""
 
@@ -65,7 +68,7 @@ class LimitLink(View):
     rule: Rule
 
 
-@dataclass(frozen=True)
+@frozen
 class Effect(View):
     """What one throttle makes of a window's limit, were it the only one.
 
@@ -79,7 +82,7 @@ class Effect(View):
     shared: bool
 
 
-@dataclass(frozen=True)
+@frozen
 class ThrottleLink(View):
     """A throttle, whether it `matched` this request (None: not known), and why or why not.
 
@@ -108,7 +111,7 @@ class ThrottleLink(View):
     ticket: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class EnforcementLink(View):
     """A switch that keeps limits from holding; the same words as for throttles."""
 
@@ -125,7 +128,7 @@ class EnforcementLink(View):
     ticket: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class CapacityLink(View):
     """The most that all users together may have of the resource."""
 
@@ -136,7 +139,7 @@ class CapacityLink(View):
     decides: bool
 
 
-@dataclass(frozen=True)
+@frozen
 class GrantLink(View):
     """One grant; the list is in burn order. `pays` are units of this request.
 
@@ -157,7 +160,7 @@ class GrantLink(View):
     ticket: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class WindowLink(View):
     """One window with what was used in it before the request.
 
@@ -177,7 +180,7 @@ class WindowLink(View):
     shared: bool
 
 
-@dataclass(frozen=True)
+@frozen
 class Explanation(View):
     """Why a request is decided as it is at `at`.
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 from quotactl.errors import InvalidInput
-from quotactl.ledger.engine import CounterValue, Reading, Row, StoredAccount
+from quotactl.frozen import changed
 from quotactl.ledger.entries import Entry, Reservation
+from quotactl.ledger.loaded import CounterValue, Row, StoredAccount
 from quotactl.policy.model import (
     Account,
     Block,
@@ -32,6 +33,9 @@ from quotactl.policy.model import (
 from quotactl.policy.notation import instant_text, parse_limit, parse_rfc3339
 from quotactl.policy.settings import DAY_MS
 from quotactl.policy.window import MINUTE_MS, period_of_length
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Reading
 
 # What an act changed: ("limit", tier, resource), ("protected", tier), ("default",),
 # ("zone",), ("capacity", resource), ("user protected", user's id), ("ends_at", switch's id),
@@ -83,7 +87,7 @@ class Then:
         for row in book.audit_rows(where={"at_ms > ?": at_ms}):
             self._undo(row)
         self.policy = self._policy()
-        self.head = replace(
+        self.head = changed(
             head,
             zone=self.policy.zone,
             default_tier_id=self.policy.default_tier_id,
@@ -227,7 +231,7 @@ class Then:
     def _switch_of(self, row: Row) -> Throttle | Enforcement:
         switch = self._book.switch_of(row)
         if isinstance(switch, Throttle) and ("steps", row["id"]) in self._before:
-            switch = replace(switch, steps=self._steps_then(row["id"]))
+            switch = changed(switch, steps=self._steps_then(row["id"]))
         return switch
 
     def _steps_then(self, throttle_id: int) -> tuple[Step, ...]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from quotactl.errors import NotFound
-from quotactl.ledger.engine import Engine, Reading, Row
+from quotactl.frozen import frozen
+from quotactl.ledger.loaded import Row
 from quotactl.ledger.values import View
 from quotactl.ledger.views import (
     AuditView,
@@ -42,6 +43,9 @@ from quotactl.policy.model import Enforcement, Rule, Throttle
 from quotactl.policy.notation import check_id, instant_text
 from quotactl.policy.window import from_ms, moment_of
 
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Engine, Reading
+
 # ---- the catalogue
 
 
@@ -63,7 +67,7 @@ def tiers(engine: Engine, *, everything: bool = False) -> list[TierView]:
         ]
 
 
-@dataclass(frozen=True)
+@frozen
 class TierDetail(View):
     """A tier; `users` are those that were put on it, not those that follow the default."""
 
@@ -127,7 +131,7 @@ def users(engine: Engine, *, count: int, tier: str | None = None) -> tuple[list[
         return [user_view(book, row) for row in rows[:count]], len(rows) > count
 
 
-@dataclass(frozen=True)
+@frozen
 class Standing(View):
     """One window of a user now; `limit` and `remaining` None are unlimited."""
 
@@ -140,7 +144,7 @@ class Standing(View):
     rule: Rule
 
 
-@dataclass(frozen=True)
+@frozen
 class ReservationView(View):
     """Units that are held, until `expires_at` at the latest."""
 
@@ -150,7 +154,7 @@ class ReservationView(View):
     expires_at: datetime
 
 
-@dataclass(frozen=True)
+@frozen
 class UserDetail(View):
     """All that decides for one user now."""
 
@@ -288,7 +292,7 @@ def audit_row(engine: Engine, audit_id: int) -> AuditView:
         return _audit(book, rows[0])
 
 
-@dataclass(frozen=True)
+@frozen
 class Chain(View):
     """The audit's chain: `hash` is the newest, `differences` are where it does not hold."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quotactl.errors import NotFound
-from quotactl.ledger.engine import Engine, Reading, Row
+from quotactl.frozen import changed, frozen
+from quotactl.ledger.loaded import Row
 from quotactl.ledger.values import View
 from quotactl.ledger.views import SwitchView
 from quotactl.operations.administer import presets_of
@@ -34,10 +33,13 @@ from quotactl.policy.levers import (
 from quotactl.policy.notation import check_name, duration_text
 from quotactl.policy.window import HOUR_MS, from_ms, moment_of
 
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Engine, Reading
+
 GONE = "removed from the policy"
 
 
-@dataclass(frozen=True)
+@frozen
 class PresetView(View):
     """A preset: `what` it does in words; `state` is on, partly, or off.
 
@@ -52,7 +54,7 @@ class PresetView(View):
     drill: bool
 
 
-@dataclass(frozen=True)
+@frozen
 class LeverView(View):
     """One part of a preset: how long it stays on, and, where it is on, the id and end of
     the switch that it is then. An `ends_at` of None beside an id is no end."""
@@ -64,7 +66,7 @@ class LeverView(View):
     message: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class PresetDetail(View):
     """A preset in whole; `definition` is as in a policy file, and `switches` is what came
     on with it and still is, drills too."""
@@ -101,7 +103,7 @@ def preset_detail(engine: Engine, name: str, now_ms: int) -> PresetDetail:
 # ---- drills
 
 
-@dataclass(frozen=True)
+@frozen
 class Denials(View):
     """Requests that would have been denied, and the units that they asked for."""
 
@@ -109,7 +111,7 @@ class Denials(View):
     units: int
 
 
-@dataclass(frozen=True)
+@frozen
 class TierDenials(View):
     """The same, of the users of one tier."""
 
@@ -118,7 +120,7 @@ class TierDenials(View):
     units: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Drilled(View):
     """One throttle of a drill; a request is counted under the one that decides it."""
 
@@ -131,7 +133,7 @@ class Drilled(View):
     tiers: tuple[TierDenials, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class DrillReport(View):
     """What a drill would have denied so far, or did when it is `over`.
 
@@ -258,7 +260,7 @@ def _drilled(book: Reading, row: Row, now_ms: int) -> Drilled:
     view = switch_view(book, row, now_ms)
     return Drilled(
         id=row["id"],
-        what=describe(dataclasses.replace(view, drill=False)),
+        what=describe(changed(view, drill=False)),
         starts_at=from_ms(row["starts_at_ms"]),
         ends_at=moment_of(ends_at_ms),
         requests=_sum(tiers, "requests"),

@@ -7,10 +7,10 @@ user only where shorter or longer windows, or overrides, make it necessary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from quotactl.ledger.engine import Engine, Reading
+from quotactl.frozen import changed, frozen
 from quotactl.ledger.values import View
 from quotactl.ledger.views import Outcome
 from quotactl.operations.emergency import Timing, in_the_way, when
@@ -27,10 +27,13 @@ from quotactl.policy.window import HOUR_MS, from_ms
 from quotactl.reports.usage import span_of, window_of
 from quotactl.reports.what_if import Ground, Group, Sums, sums_of
 
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Engine, Reading
+
 REPEATED = "Demand counts repeated attempts: who is refused often tries again."
 
 
-@dataclass(frozen=True)
+@frozen
 class TierOutlook(View):
     """One tier's users with demand for one resource; units that they asked for, and would
     have been served and refused. `cut_off` users have used all that they would be left."""
@@ -46,7 +49,7 @@ class TierOutlook(View):
     refused: int
 
 
-@dataclass(frozen=True)
+@frozen
 class TotalOutlook(View):
     """The same, summed."""
 
@@ -57,7 +60,7 @@ class TotalOutlook(View):
     refused: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Outlook(View):
     """What throttles would do. `saved_per_hour` are units that would have been served
     without them; `peak_hour` is the one in which most was asked for."""
@@ -148,7 +151,7 @@ def _wanted(
             warnings.append(f"It would be in place of throttle {ids}: `on` needs --replace.")
         throttle = wanted.throttle(book.policy, starts_at_ms, ends_at_ms)
         # Ids of their own, so that each is told from the others; none of a real one.
-        throttles.append(replace(throttle, id=-1 - number))
+        throttles.append(changed(throttle, id=-1 - number))
         if wanted.ramp:
             warnings.append(
                 f"This is the ramp's first step, {wanted.ramp[0]}%; each lasts "

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from quotactl.ledger.engine import Engine, Reading, Row
+from quotactl.frozen import frozen
+from quotactl.ledger.loaded import Row
 from quotactl.ledger.values import View
 from quotactl.ledger.views import SwitchView
 from quotactl.operations.close import due_days
@@ -15,11 +15,14 @@ from quotactl.operations.switches import ENFORCEMENT_KINDS, THROTTLE_KINDS, swit
 from quotactl.policy.notation import duration_text
 from quotactl.policy.window import HOUR_MS, MINUTE_MS, from_ms
 
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Engine, Reading
+
 # As many switches, the newest, are looked through for one that ended lately.
 LATELY_MAX = 200
 
 
-@dataclass(frozen=True)
+@frozen
 class ResourceToday(View):
     """One resource's units so far today."""
 
@@ -32,7 +35,7 @@ class ResourceToday(View):
     shadow_denied: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Effect(View):
     """What a throttle has denied so far, repeated attempts included, and about how many
     units an hour of late; beside that what was foreseen when it came on, if anything.
@@ -46,7 +49,7 @@ class Effect(View):
     promised_cut_off: int | None
 
 
-@dataclass(frozen=True)
+@frozen
 class ThrottleNow:
     """A throttle that is on or scheduled, with its effect."""
 
@@ -57,7 +60,7 @@ class ThrottleNow:
         return {**self.view.to_dict(), "effect": self.effect.to_dict()}
 
 
-@dataclass(frozen=True)
+@frozen
 class Ended(View):
     """A switch that came to its end by itself."""
 
@@ -67,7 +70,7 @@ class Ended(View):
     ended_at: datetime
 
 
-@dataclass(frozen=True)
+@frozen
 class Status(View):
     """`enforcement` is on, shadow, off, or partial; `due` are days waiting to be closed;
     `ended` are the switches that time ended in the last 24 hours.

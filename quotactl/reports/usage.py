@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quotactl.errors import InvalidInput, NotFound
-from quotactl.ledger.engine import Engine, Reading, tier_or_default
+from quotactl.frozen import frozen
+from quotactl.ledger.loaded import tier_or_default
 from quotactl.ledger.values import rfc3339
 from quotactl.policy.notation import parse_date
 from quotactl.policy.window import Window, from_ms
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Engine, Reading
 
 GROUPS = ("user", "tier", "resource", "day", "hour")
 TOP_BY = ("used", "granted", "denied", "shadow_denied")
 SPAN_DAYS_MAX = 3660
 
 
-@dataclass(frozen=True)
+@frozen
 class Span:
     """Whole days, from one date to another, both included."""
 
@@ -29,7 +32,7 @@ class Span:
         return [self.first + timedelta(days=n) for n in range((self.last - self.first).days + 1)]
 
 
-@dataclass(frozen=True)
+@frozen
 class UsageRow:
     """Units of one resource for one user, tier, day or hour; `key` says which.
 

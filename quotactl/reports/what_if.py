@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-from quotactl.ledger.engine import Reading, tier_or_default
+from quotactl.ledger.loaded import tier_or_default
 from quotactl.policy.foresight import (
     Demand,
     ceilings_of,
@@ -22,6 +23,9 @@ from quotactl.policy.foresight import (
 from quotactl.policy.model import Override, Policy, Resource, Rule, Throttle, Tier
 from quotactl.policy.resolve import Ceiling, spares
 from quotactl.policy.window import DAY_LENGTH_MIN, HOUR_MS, period_of_length
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Reading
 
 
 @dataclass

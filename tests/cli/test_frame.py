@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
-import typer
 
 from quotactl.cli import main
-from quotactl.cli.app import COMMANDS, Entry, Root
+from quotactl.cli.app import Root
+from quotactl.cli.commands import COMMANDS, Entry
+from quotactl.cli.declared import Argument, Noun, Option
 from quotactl.cli.invocation import Invocation, invocation, started
 from quotactl.cli.run import run
 from quotactl.errors import Conflict
 
-app = typer.Typer(help="Things, to try the frame on.")
+app = Noun(help="Things, to try the frame on.")
 ROWS = [{"id": "a", "n": 1, "more": {"x": 1}}, {"id": "b", "n": -2, "more": None}]
 
 
@@ -40,8 +41,8 @@ def list_things() -> None:
 @app.command("show")
 def show(
     name: str,
-    amount: Annotated[int, typer.Argument()] = 1,
-    reason: Annotated[str, typer.Option("--reason")] = "",
+    amount: Annotated[int, Argument()] = 1,
+    reason: Annotated[str, Option("--reason")] = "",
 ) -> None:
     """Show what arrived."""
     this = invocation()
@@ -82,7 +83,7 @@ def flood() -> None:
     invocation().emit([{"n": n} for n in range(200_000)])
 
 
-def single(count: int = 0) -> int:
+def single(count: Annotated[int, Option("--count")] = 0) -> int:
     """Be a command without a noun."""
     return count
 
@@ -243,7 +244,7 @@ def test_the_help_of_a_noun_lists_its_verbs(capsys: Captured) -> None:
 
 
 def test_a_command_can_not_take_the_name_of_a_global_option() -> None:
-    def clash(out: Annotated[str, typer.Option("-o", "--out")] = "") -> None:
+    def clash(out: Annotated[str, Option("-o", "--out")] = "") -> None:
         """Clash."""
 
     sys.modules[__name__].__dict__["clash"] = clash

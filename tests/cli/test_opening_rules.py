@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import quotactl
-from quotactl.cli.app import COMMANDS
+from quotactl.cli.commands import COMMANDS
 
 SOURCE = str(Path(quotactl.__file__).resolve().parent.parent)
 SCHEMA_1 = Path(__file__).parent.parent / "packaging" / "schema1.db"

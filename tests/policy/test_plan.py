@@ -194,8 +194,8 @@ def test_the_differences_of_a_file() -> None:
 
 
 def test_a_capacity_comes_and_goes_with_its_resource() -> None:
-    without = Plan("UTC", None, {}, {})
-    with_it = Plan("UTC", None, {"image": ResourcePlan(None, Limit(DAY, 2_000_000))}, {})
+    without = Plan("UTC", None, {}, {}, {})
+    with_it = Plan("UTC", None, {"image": ResourcePlan(None, Limit(DAY, 2_000_000))}, {}, {})
     assert differences(without, with_it) == (
         Change("add", "resource.image", None, ""),
         Change("add", "resource.image.capacity", None, "2000000/day"),

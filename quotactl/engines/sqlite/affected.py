@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from quotactl.ledger.engine import Sought, SoughtDay
+from quotactl.ledger.loaded import Sought, SoughtDay
 from quotactl.policy.window import DAY_LENGTH_MIN, MINUTE_MS, MONTH, WEEK, Period
 
 # More than any limit, and room to add to it within SQLite's integers.

@@ -9,8 +9,8 @@ from typing import Any
 from quotactl.engines.sqlite.affected import add_grants
 from quotactl.engines.sqlite.queries import Queries
 from quotactl.errors import LedgerCorrupt
-from quotactl.ledger.engine import CounterValue, Head, Row, StoredAccount, tier_or_default
 from quotactl.ledger.entries import Changes, Entry, Kind, Reservation
+from quotactl.ledger.loaded import CounterValue, Head, Row, StoredAccount, tier_or_default
 from quotactl.policy.model import (
     AMOUNT_MAX,
     Account,

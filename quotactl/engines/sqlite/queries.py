@@ -10,7 +10,7 @@ from typing import Any
 from quotactl.engines.sqlite.affected import affected
 from quotactl.engines.sqlite.checks import Finding, findings
 from quotactl.engines.sqlite.recorded import CLOCKS_APART_MS, Recorded, marks, total
-from quotactl.ledger.engine import Row, Sought
+from quotactl.ledger.loaded import Row, Sought
 
 _DENIED = f"{total('denied')} AS denied, {total('shadow_denied')} AS shadow_denied"
 

@@ -1,0 +1,98 @@
+"""What a command takes, declared without importing Typer.
+
+A parameter is `Annotated[str | None, Option("--reason", metavar="TEXT", help="Why.")]`, a
+noun is `app = Noun()` with `@app.command("show")` over its verbs. Two readers understand
+that: `plain`, which runs a command line that is plainly right, and `app`, which makes
+Typer commands of it for help and for everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+Function = TypeVar("Function", bound=Callable[..., int | None])
+
+
+class Argument(NamedTuple):
+    """A parameter by its place; a list takes all that is left."""
+
+    metavar: str | None = None
+    help: str | None = None
+
+
+class Option:
+    """A parameter by its name; of the type bool it is a flag, a list is repeatable."""
+
+    def __init__(
+        self,
+        *names: str,
+        metavar: str | None = None,
+        help: str | None = None,  # noqa: A002 - as Typer's own
+        hidden: bool = False,
+    ) -> None:
+        self.names = names
+        self.metavar = metavar
+        self.help = help
+        self.hidden = hidden
+
+
+class Noun:
+    """A noun with its verbs, in the order in which they are declared."""
+
+    def __init__(self, help: str | None = None) -> None:  # noqa: A002
+        self.help = help
+        self.verbs: dict[str, Callable[..., int | None]] = {}
+
+    def command(self, name: str) -> Callable[[Function], Function]:
+        """Make the function that follows a verb."""
+
+        def declare(function: Function) -> Function:
+            self.verbs[name] = function
+            return function
+
+        return declare
+
+
+_LISTS = (list[str], list[str] | None)
+_KINDS = (str, str | None, int, bool, bool | None, *_LISTS)
+
+
+class Parameter(NamedTuple):
+    """One parameter of a command: how it is declared, and what it holds."""
+
+    name: str
+    declared: Argument | Option
+    is_flag: bool
+    is_list: bool
+    is_number: bool
+    required: bool
+
+
+def parameters_of(function: Callable[..., Any]) -> list[Parameter]:
+    """The parameters of a command function, in order.
+
+    TypeError for one that is neither text, texts, a whole number nor a flag: what a text
+    means is decided further down, so that what is wrong with it is said in one place.
+    """
+    optional = len(function.__defaults__ or ())
+    code = function.__code__
+    names = code.co_varnames[: code.co_argcount]
+    hints = get_type_hints(function, include_extras=True)
+    found = []
+    for place, name in enumerate(names):
+        hint = hints[name]
+        kind = getattr(hint, "__origin__", hint) if hasattr(hint, "__metadata__") else hint
+        if kind not in _KINDS:
+            raise TypeError(f"{function.__name__}: {name} is {kind}")
+        required = place < len(names) - optional
+        declared = next(
+            (d for d in getattr(hint, "__metadata__", ()) if isinstance(d, Argument | Option)),
+            Argument() if required else None,
+        )
+        if declared is None:
+            raise TypeError(f"{function.__name__}: {name} is neither Argument nor Option")
+        is_flag = kind in (bool, bool | None)
+        is_list, is_number = kind in _LISTS, kind is int
+        found.append(Parameter(name, declared, is_flag, is_list, is_number, required))
+    return found

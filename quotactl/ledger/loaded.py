@@ -1,0 +1,97 @@
+"""What an engine hands over of a ledger: rows, heads, accounts, and what it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from quotactl.frozen import frozen
+from quotactl.policy.model import Account, Policy, Tier
+from quotactl.policy.window import Window
+
+Row = dict[str, Any]
+
+
+@frozen
+class Head:
+    """The ledger's one row about itself. Times in ms since the epoch, UTC."""
+
+    name: str
+    zone: str
+    created_at_ms: int
+    opened_at_ms: int
+    closed_until_ms: int | None
+    default_tier_id: int | None
+    policy_version: int
+    checkpoint_entry_id: int
+    checkpoint_at_ms: int
+
+
+@frozen
+class CounterValue:
+    """One counter: units, and the entry that last reset it."""
+
+    used: int
+    granted: int
+    reset_id: int | None
+
+
+class StoredAccount(NamedTuple):
+    """An account as loaded, and its holds that are pending (id to expiry)."""
+
+    account: Account
+    holds: dict[int, int]
+
+
+@frozen
+class SoughtLimits:
+    """What the users of a tier (0: of none) may have of a resource, or one user of it.
+
+    `user_id` 0 are all of the tier but those who have a row of their own. `most` maps the
+    length of a period in minutes to units; without a day, that is unlimited.
+    """
+
+    resource_id: int
+    tier_id: int
+    user_id: int
+    most: Mapping[int, int]
+
+
+@frozen
+class SoughtDay:
+    """One day of one resource under a throttle.
+
+    `on` is the part of it in which the throttle was in force; `week` and `month` are the
+    starts of the days of the week and month that it lies in. `tiers` are those to look at,
+    with the most that one user there can have lost: all that the throttle denied there.
+    """
+
+    resource_id: int
+    window: Window
+    on: Window
+    week: tuple[int, ...]
+    month: tuple[int, ...]
+    tiers: Mapping[int, int]
+
+
+@frozen
+class Sought:
+    """Whom a throttle cost something: what `Reading.affected` looks for.
+
+    `units` says by what: `denied`, `shadow_denied` (of a drill, what it would have denied),
+    or `asked`: everybody who asked, whatever it cost them.
+    """
+
+    days: Sequence[SoughtDay]
+    limits: Sequence[SoughtLimits]
+    default_tier_id: int
+    units: Literal["denied", "shadow_denied", "asked"]
+    include_protected: bool
+    include_forgotten: bool = True
+
+
+def tier_or_default(policy: Policy, tier_id: int | None) -> Tier | None:
+    """The tier of a user: their own, or the default one where they have none."""
+    if tier_id is None:
+        return policy.default_tier
+    return policy.tiers.get(tier_id)
