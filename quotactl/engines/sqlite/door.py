@@ -12,11 +12,10 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from quotactl.engines.schema import APPLICATION_ID, SCHEMA_VERSION, apply_migrations
+from quotactl.engines.schema import APPLICATION_ID, SCHEMA_VERSION
 from quotactl.engines.sqlite.book import Book, PolicyCache
 from quotactl.engines.sqlite.queue import Turnstile
 from quotactl.errors import (
-    Conflict,
     InvalidInput,
     LedgerBusy,
     LedgerCorrupt,
@@ -329,62 +328,6 @@ def unusable(what: str, error: OSError) -> QuotaError:
     return QuotaError(f"{what}: {error.strerror}", hint=hint)
 
 
-def create_file(
-    path: Path, *, name: str, zone: str, now_ms: int, group_id: int | None = None
-) -> None:
-    """Make an empty ledger file; refuses an existing one.
-
-    Its owner alone may read and write it, and the group if one is given; SQLite's files
-    and the queue's follow it.
-    """
-    try:
-        made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise Conflict(
-            f"{path} exists already", hint="a ledger is never overwritten: name another file"
-        ) from None
-    except FileNotFoundError:
-        raise NotFound(f"no folder {path.parent} to create a ledger in") from None
-    except OSError as error:
-        raise unusable(f"can't create {path}", error) from None
-    try:
-        try:
-            if group_id is not None:
-                os.fchown(made, -1, group_id)
-                os.fchmod(made, 0o660)
-        except OSError as error:
-            raise unusable(f"can't give {path} to group {group_id}", error) from None
-        finally:
-            # Before SQLite has it open: later this would drop its locks.
-            os.close(made)
-        with translated(path):
-            connection = _connect(path, TIMEOUT_S)
-            try:
-                connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("BEGIN IMMEDIATE")
-                apply_migrations(connection)
-                connection.execute(
-                    "INSERT INTO ledger (id, name, zone, created_at_ms, opened_at_ms) "
-                    "VALUES (1, ?, ?, ?, ?)",
-                    (name, zone, now_ms, now_ms),
-                )
-                connection.execute("COMMIT")
-            finally:
-                connection.close()
-    except BaseException:
-        # Half a ledger would be refused by the next init.
-        remove_file(path)
-        raise
-
-
-def remove_file(path: Path) -> None:
-    """Remove a ledger that did not come to be, with all that lies beside it."""
-    for suffix in ("", "-wal", "-shm", "-queue", "-turn"):
-        with suppress(OSError):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
 def schema_version(connection: sqlite3.Connection, path: Path) -> int:
     """The schema's version of a ledger; LedgerCorrupt where the file is none."""
     with translated(path):
@@ -417,18 +360,19 @@ def check_schema(connection: sqlite3.Connection, path: Path, *, older_too: bool 
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """SQLite's errors as ours, one line each."""
+def translated(file: Path, *, shown: Path | None = None) -> Iterator[None]:
+    """SQLite's errors as ours, one line each, about the file or what it is to become."""
     try:
         yield
     except sqlite3.Error as error:
-        raise _translate(error, path) from error
+        raise _translate(error, file, shown or file) from error
     except UnicodeDecodeError as error:
         # A damaged schema, quoted in SQLite's own message.
+        path = shown or file
         raise LedgerCorrupt(f"{path} is damaged: {error}", hint="restore a backup") from error
 
 
-def _translate(error: sqlite3.Error, path: Path) -> QuotaError:
+def _translate(error: sqlite3.Error, file: Path, path: Path) -> QuotaError:
     code = _code(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LedgerBusy(f"{path} is busy", hint="safe to try again")
@@ -445,7 +389,7 @@ def _translate(error: sqlite3.Error, path: Path) -> QuotaError:
         return QuotaError(f"{path}: the disk is full", hint=_MAKE_ROOM)
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR):
         # SQLite does not tell which call failed why.
-        if not path.exists():
+        if not file.exists():
             return _gone(path)
         reason = _too_few_descriptors()
         if reason is not None:
@@ -454,7 +398,7 @@ def _translate(error: sqlite3.Error, path: Path) -> QuotaError:
         return QuotaError(f"{path} can't be opened", hint="check the permissions of its folder")
     if code == sqlite3.SQLITE_IOERR:
         with suppress(OSError):
-            space = os.statvfs(path.parent)
+            space = os.statvfs(file.parent)
             if space.f_bavail * space.f_frsize < ROOM_NEEDED:
                 return QuotaError(f"{path}: the disk is full", hint=_MAKE_ROOM)
         return QuotaError(
