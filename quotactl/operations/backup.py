@@ -225,6 +225,7 @@ def restoring(db: str | Path, backup: str, now: datetime) -> Iterator[Restore]:
     LedgerCorrupt for one that is damaged or does not add up.
     """
     path, source = ledger_path(db), Path(backup)
+    files.mend(path)
     if not source.is_file():
         raise NotFound(f"no backup {backup}", hint=f"look in {backup_folder(path)}")
     if path.exists() and path.samefile(source):

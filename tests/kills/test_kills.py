@@ -34,12 +34,20 @@ def figures(*arguments: str) -> dict[str, dict[str, Any]]:
     return {line["act"]: line for line in map(json.loads, done.stdout.splitlines())}
 
 
-@pytest.mark.parametrize("more", [[], ["--no-links"]], ids=["links", "no links"])
-def test_an_init_killed_anywhere_leaves_nothing_or_a_whole_ledger_and_one_of_several_wins(
-    more: list[str],
-) -> None:
-    found = figures("init", "race", "--every", "50", *more)
+def test_an_init_killed_anywhere_leaves_nothing_or_a_whole_ledger_and_one_of_several_wins() -> None:
+    found = figures("init", "race", "--every", "100")
     assert 0 < found["init"]["made"] < found["init"]["steps"]
+
+
+def test_where_there_are_no_links_one_of_several_wins_all_the_same() -> None:
+    assert figures("race", "--every", "100", "--no-links")["race"]["rounds"] == 1
+
+
+def test_a_restore_killed_anywhere_in_the_swap_leaves_the_old_ledger_or_the_new_one() -> None:
+    found = figures("restore", "damaged", "--every", "100000", "--last", "17")
+    for act in found.values():
+        assert act["restored"] > 0
+        assert act["put_back"] == 3
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])

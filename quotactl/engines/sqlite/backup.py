@@ -95,6 +95,7 @@ def back_up(path: Path, to: Path, *, shown: Path, finished: bool = False) -> Non
     small steps start anew with each of their commits. Writers go on meanwhile. `finished`
     says that there are none: it is a backup itself. `shown` is what the copy is to become.
     """
+    mend(path)
     try:
         os.close(os.open(to, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except OSError as error:
@@ -154,6 +155,7 @@ def swapping(path: Path) -> Iterator[sqlite3.Connection | None]:
     queue = Turnstile(path)
     try:
         queue.enter(deadline)
+        _put_back(path.resolve())
         connection = None
         try:
             connection = _emptied_wal(path, deadline)
@@ -177,21 +179,69 @@ def book_of(connection: sqlite3.Connection, path: Path) -> Iterator[Book]:
 def swap(new: Path, path: Path, aside: Path) -> None:
     """Put `new` in the place of a ledger, which is kept as `aside`; within `swapping()`.
 
-    First away, then in: between the two there is no ledger, and who writes is refused.
-    The other way round, a crash could leave a WAL beside a file that it does not belong to.
+    First away, then in. Whoever has the old one open then sees first that it is gone: as
+    long as the name led to it, they would go on with a WAL and shm that newcomers no longer
+    find; and a new one under the name would be read with the old one's WAL. In between no
+    ledger has the name, so a note beside it says where the old one is: `mend()` puts that
+    back if this process is killed.
     """
     real = path.resolve()
     if has_wal(new):
         raise QuotaError(f"{new} is not written back: its WAL is not empty")
+    with suppress(OSError):  # a file system without links: then nobody can put it back
+        _note(real).symlink_to(aside.name)
+    sync(real.parent)
     for suffix in ("", *BESIDE):
         with suppress(FileNotFoundError):
             real.with_name(real.name + suffix).rename(aside.with_name(aside.name + suffix))
     new.rename(real)
     sync(real.parent)
+    _finish(real, aside)
+
+
+def mend(path: Path, timeout_s: float = BUSY_TIMEOUT_S) -> None:
+    """Put back the ledger that a killed restore took away; nothing where there was none.
+
+    Waits for one that is under way. Raises LedgerBusy where the turn does not come in time.
+    """
+    real = path.resolve()
+    if not os.path.lexists(_note(real)):
+        return
+    # What this process may not do, the next that may does.
+    with suppress(OSError):
+        queue = Turnstile(path)
+        try:
+            queue.enter(time.monotonic() + timeout_s)
+            _put_back(real)
+        finally:
+            queue.close()
+
+
+def _put_back(real: Path) -> None:
+    """Undo a swap that was broken off before the new ledger had the name; in the turn."""
+    try:
+        aside = real.with_name(_note(real).readlink().name)
+    except OSError:
+        return
+    if not os.path.lexists(real) and aside.name.startswith(f"{real.name}."):
+        # The ledger last: nobody may open it without its WAL.
+        for suffix in (*BESIDE, ""):
+            with suppress(FileNotFoundError):
+                aside.with_name(aside.name + suffix).rename(real.with_name(real.name + suffix))
+    _finish(real, aside)
+
+
+def _finish(real: Path, aside: Path) -> None:
     # Whoever reads the old file still has these open; its WAL is empty, unless it is damaged.
     if not has_wal(aside):
         aside.with_name(aside.name + "-wal").unlink(missing_ok=True)
     aside.with_name(aside.name + "-shm").unlink(missing_ok=True)
+    _note(real).unlink(missing_ok=True)
+    sync(real.parent)
+
+
+def _note(real: Path) -> Path:
+    return real.with_name(real.name + "-swap")
 
 
 def _emptied_wal(path: Path, deadline: float) -> sqlite3.Connection | None:

@@ -73,21 +73,34 @@ class SqliteEngine:
         self._access: Access = "rw"
         self._frozen: _State | None = None
         # A relative path means another file once the process has changed its folder.
-        self._file = os.fspath(path.absolute())
+        self._at = path.absolute()
+        self._file = os.fspath(self._at)
         self._connection, self._identity = self._open()
 
     def _open(self) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
-        # Looked at before: if another file takes the name meanwhile, the next transaction tells.
-        identity = identity_of(self._file)
-        access, frozen = _access(self.path)
-        connection = _connect(self.path, self._timeout_s, access)
+        while True:
+            identity = identity_of(self._file)
+            try:
+                connection = self._open_once()
+            except QuotaError:
+                if identity_of(self._file) == identity:
+                    raise
+                continue
+            if identity_of(self._file) == identity:
+                return connection, identity
+            # A restore swapped files meanwhile: what was opened may be half of each.
+            connection.close()
+
+    def _open_once(self) -> sqlite3.Connection:
+        access, frozen = _access(self._at)
+        connection = _connect(self._at, self._timeout_s, access, shown=self.path)
         try:
             check_schema(connection, self.path, older_too=self._older_too)
         except BaseException:
             connection.close()
             raise
         self._access, self._frozen = access, frozen
-        return connection, identity
+        return connection
 
     @contextmanager
     def reading(self) -> Iterator[Book]:
@@ -159,7 +172,7 @@ class SqliteEngine:
             if self._access == "rw":
                 with suppress(OSError, LedgerBusy):
                     # Without lock files nobody writes here, and who only read makes none.
-                    queue = queue or Turnstile(self.path, create=False)
+                    queue = queue or Turnstile(self._at, create=False)
                     queue.enter(time.monotonic() + CLOSING_TIMEOUT_S)
             self._connection.close()
             if queue is not None:
@@ -186,7 +199,7 @@ class SqliteEngine:
 
     def _turnstile(self) -> Turnstile:
         try:
-            return Turnstile(self.path)
+            return Turnstile(self._at)
         except FileNotFoundError:
             raise _gone(self.path) from None
         except OSError as error:
@@ -196,7 +209,7 @@ class SqliteEngine:
 
     def _ask_again(self) -> None:
         """Refuse to write to what may only be read, unless that has changed meanwhile."""
-        if _access(self.path)[0] == "rw":
+        if _access(self._at)[0] == "rw":
             self._go_over()
         if self._access != "rw":
             raise QuotaError(
@@ -210,7 +223,7 @@ class SqliteEngine:
 
         Raises LedgerBusy where somebody did, whatever was read.
         """
-        before = _state(self.path)
+        before = _state(self._at)
         if before != self._frozen:
             self._go_over()
             before = self._frozen
@@ -220,10 +233,10 @@ class SqliteEngine:
         try:
             yield
         except Exception as error:
-            if _state(self.path) == before:
+            if _state(self._at) == before:
                 raise
             raise _written_meanwhile(self.path) from error
-        if _state(self.path) != before:
+        if _state(self._at) != before:
             raise _written_meanwhile(self.path)
 
     def _end(self, book: Book) -> None:
@@ -270,7 +283,7 @@ class SqliteEngine:
 
         What is written to the one that was renamed or removed would be lost in silence.
         """
-        if identity_of(self._file) is None:
+        if not _is_there(self._at, self._timeout_s):
             raise _gone(self.path)
         connection, identity = self._open()
         # SQLite sees that the file has moved, and lets the new one's WAL be.
@@ -493,18 +506,29 @@ def _state(path: Path) -> _State | None:
     return _State(file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, wal_size)
 
 
-def _connect(path: Path, timeout_s: float, access: Access = "rw") -> sqlite3.Connection:
+def _is_there(path: Path, timeout_s: float) -> bool:
+    """Whether there is a ledger; one that a killed restore took away is put back first."""
+    if identity_of(os.fspath(path)) is None:
+        from quotactl.engines.sqlite.backup import mend
+
+        mend(path, timeout_s)
+    return identity_of(os.fspath(path)) is not None
+
+
+def _connect(path: Path, timeout_s: float, access: Access, *, shown: Path) -> sqlite3.Connection:
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         oldest = ".".join(map(str, OLDEST_SQLITE))
         raise QuotaError(f"this Python has SQLite {sqlite3.sqlite_version}, older than {oldest}")
-    if identity_of(os.fspath(path)) is None:
-        raise NotFound(f"no ledger at {path}", hint=f"make one: quotactl init {path}")
+    if not _is_there(path, timeout_s):
+        raise NotFound(f"no ledger at {shown}", hint=f"make one: quotactl init {shown}")
     if path.is_dir():
-        raise LedgerCorrupt(f"{path} is a folder, not a ledger", hint="name the file in it")
+        raise LedgerCorrupt(f"{shown} is a folder, not a ledger", hint="name the file in it")
     if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise QuotaError(f"{path} can't be read: {os.strerror(errno.EACCES)}", hint="ask its owner")
+        raise QuotaError(
+            f"{shown} can't be read: {os.strerror(errno.EACCES)}", hint="ask its owner"
+        )
     uri = path.resolve().as_uri() + _MODES[access]
-    with translated(path):
+    with translated(path, shown=shown):
         connection = sqlite3.connect(
             uri,
             uri=True,

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from quotactl.engines.schema import apply_migrations
+from quotactl.engines.sqlite.backup import mend
 from quotactl.engines.sqlite.book import Book, PolicyCache
 from quotactl.engines.sqlite.door import PAGE_SIZE, translated, unusable
 from quotactl.engines.sqlite.whole import publish, remove_left_over, workspace
@@ -27,6 +28,7 @@ def making(
     and the queue's follow it. Refuses an existing file, and raises Conflict also where
     another process was faster.
     """
+    mend(path)
     # Where a try was killed with its work done, there is a folder left all the same.
     remove_left_over(path)
     if os.path.lexists(path):
