@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from quotactl.engines.opening import create_ledger_file, open_engine, remove_ledger_file
+from quotactl.engines.opening import making_ledger, open_engine
 from quotactl.engines.sqlite.door import TIMEOUT_S
 from quotactl.errors import InvalidInput, QuotaError
 from quotactl.ledger.values import Decision, Refund, Request, Settlement
@@ -220,6 +220,7 @@ def create(
 ) -> Ledger:
     """Make a new ledger and open it; Conflict if the file exists.
 
+    It appears under its name whole, with its first audit row, or not at all.
     `zone` is the IANA name of the zone whose calendar days count; `notify` as for `connect`.
     Its owner alone may read and write it, and with `group` that group of the machine's.
     """
@@ -231,19 +232,10 @@ def create(
     check_zone(zone)
     actor = actor_named(actor)
     clock = clock or system_clock
-    create_ledger_file(db, name=name, zone=zone, now_ms=to_ms(clock()), group=group)
-    ledger = None
-    try:
-        ledger = connect(db, clock=clock, actor=actor, notify=notify)
-        record_founding(ledger.engine, clock, actor=actor, name=name, zone=zone)
-    except BaseException:
-        if ledger is not None:
-            ledger.close()
-        # A ledger whose audit does not begin with its making is none, and would be in the
-        # way of the next try.
-        remove_ledger_file(db)
-        raise
-    return ledger
+    now_ms = to_ms(clock())
+    with making_ledger(db, name=name, zone=zone, now_ms=now_ms, group=group) as book:
+        record_founding(book, now_ms, actor=actor, name=name, zone=zone)
+    return connect(db, clock=clock, actor=actor, notify=notify)
 
 
 def check_zone(zone: str) -> str:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from quotactl.engines.sqlite.door import TIMEOUT_S, SqliteEngine, create_file, remove_file
+from quotactl.engines.sqlite.door import TIMEOUT_S, SqliteEngine
 from quotactl.errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Writing
 
 
 def open_engine(
@@ -15,20 +21,20 @@ def open_engine(
     return SqliteEngine(ledger_path(db), timeout_s=timeout_s, older_too=older_too)
 
 
-def create_ledger_file(
+@contextmanager
+def making_ledger(
     db: str | Path, *, name: str, zone: str, now_ms: int, group: str | None = None
-) -> None:
-    """Make an empty ledger, with its schema; refuses an existing file.
+) -> Iterator[Writing]:
+    """Make a ledger, with its schema, whose first rows the block writes; refuses an existing file.
 
-    `group` is the name or number of the one that may read and write it like its owner.
+    It has its name when the block has ended, and not before. `group` is the name or number
+    of the one that may read and write it like its owner.
     """
+    from quotactl.engines.sqlite.making import making
+
     group_id = None if group is None else _group_id(group)
-    create_file(ledger_path(db), name=name, zone=zone, now_ms=now_ms, group_id=group_id)
-
-
-def remove_ledger_file(db: str | Path) -> None:
-    """Remove a ledger that was made just now and did not get to its first entry."""
-    remove_file(ledger_path(db))
+    with making(ledger_path(db), name=name, zone=zone, now_ms=now_ms, group_id=group_id) as book:
+        yield book
 
 
 def _group_id(group: str) -> int:

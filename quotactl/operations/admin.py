@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from quotactl.operations import audit
-from quotactl.operations.acts import Clock, actor_named
 from quotactl.operations.administer import Catalogue
 from quotactl.operations.apply import PolicyFiles
 from quotactl.operations.emergency import Emergency
@@ -14,10 +13,9 @@ from quotactl.operations.make_good import MakeGood
 from quotactl.operations.people import People
 from quotactl.operations.presets import PresetActs
 from quotactl.operations.reset import Reset
-from quotactl.policy.window import to_ms
 
 if TYPE_CHECKING:
-    from quotactl.ledger.engine import Engine
+    from quotactl.ledger.engine import Writing
 
 
 class Admin(
@@ -26,16 +24,8 @@ class Admin(
     """Every act is one transaction with its audit row; see the classes it is made of."""
 
 
-def record_founding(
-    engine: Engine, clock: Clock, *, actor: str | None, name: str, zone: str
-) -> None:
+def record_founding(book: Writing, now_ms: int, *, actor: str, name: str, zone: str) -> None:
     """Write a new ledger's first audit row."""
-    actor = actor_named(actor)
-    with engine.writing() as book:
-        audit.record(
-            book,
-            now_ms=to_ms(clock()),
-            actor=actor,
-            action="init",
-            after={"name": name, "zone": zone},
-        )
+    audit.record(
+        book, now_ms=now_ms, actor=actor, action="init", after={"name": name, "zone": zone}
+    )

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING
 from quotactl.engines.opening import ledger_path, open_engine
 from quotactl.engines.schema import SCHEMA_VERSION
 from quotactl.engines.sqlite import backup as files
+from quotactl.engines.sqlite.door import unusable
+from quotactl.engines.sqlite.whole import publish, workspace
 from quotactl.errors import InvalidInput, LedgerCorrupt, NotFound, QuotaError
 from quotactl.frozen import frozen
 from quotactl.ledger.values import View, rfc3339
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
     from quotactl.engines.sqlite.book import Book
     from quotactl.ledger.engine import Engine
-
-# Left behind by a run that was killed; a copy takes minutes at most.
-STALE_S = 86_400
 
 
 @frozen
@@ -183,24 +181,22 @@ def back_up(
     if keep is None and kept != "all":
         keep = int(kept)
     folder, final = _target(path, to, now)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.part")
     try:
-        files.back_up(path, temporary)
-        found = _checked(temporary, to_ms(now))
-        files.share_like(path, temporary)
-        size = temporary.stat().st_size
-        files.publish(temporary, final)
+        # Of one name for all backups in a folder: each clears away what was left of others.
+        with workspace(final.with_name(path.name) if folder else final) as room:
+            copy = room / "copy"
+            files.back_up(path, copy, shown=final)
+            found = _checked(copy, to_ms(now), path, "quotactl db verify has them all")
+            files.share_like(path, copy)
+            size = copy.stat().st_size
+            publish(copy, final)
     except OSError as error:
         raise QuotaError(f"no backup at {final}: {error.strerror}") from None
-    finally:
-        files.remove(temporary)
     removed: list[str] = []
-    if folder:
-        _remove_stale(final.parent)
-        if keep is not None:
-            for old in backups_of(path, final.parent)[:-keep]:
-                files.remove(old)
-                removed.append(str(old))
+    if folder and keep is not None:
+        for old in backups_of(path, final.parent)[:-keep]:
+            files.remove(old)
+            removed.append(str(old))
     return Backup(str(final), size, found.entries, found.audit_hash, tuple(removed))
 
 
@@ -229,24 +225,27 @@ def restoring(db: str | Path, backup: str, now: datetime) -> Iterator[Restore]:
     LedgerCorrupt for one that is damaged or does not add up.
     """
     path, source = ledger_path(db), Path(backup)
+    files.mend(path)
     if not source.is_file():
         raise NotFound(f"no backup {backup}", hint=f"look in {backup_folder(path)}")
     if path.exists() and path.samefile(source):
         raise InvalidInput(f"{backup} is the ledger itself")
     with _copy(source, older_too=True) as copy:
         schema = copy.schema()
-    new = path.resolve()
-    new = new.with_name(f".{new.name}.{os.getpid()}.restoring")
-    try:
-        files.back_up(source, new, finished=True)
+    real = path.resolve()
+    with ExitStack() as stack:
+        try:
+            new = stack.enter_context(workspace(real)) / "copy"
+        except OSError as error:
+            raise unusable(f"can't copy {backup} beside {path}", error) from None
+        files.back_up(source, new, finished=True, shown=path)
         with _copy(new, writable=True, older_too=True) as copy:
             if damage := copy.damage():
                 raise LedgerCorrupt(f"{backup} is damaged: {damage[0]}", hint="take another one")
             if schema < SCHEMA_VERSION:
                 copy.bring_up_to_date()
-        yield Restore(path, source, new, schema, _checked(new, to_ms(now), shown=source))
-    finally:
-        files.remove(new)
+        content = _checked(new, to_ms(now), source, "take another backup")
+        yield Restore(path, source, new, schema, content)
 
 
 def restore(
@@ -290,10 +289,9 @@ def _free_name(path: Path, suffix: str = "") -> Path:
     return free
 
 
-def _checked(path: Path, now_ms: int, shown: Path | None = None) -> Verification:
+def _checked(copy_of: Path, now_ms: int, shown: Path, hint: str) -> Verification:
     """What `verify` finds in a copy; LedgerCorrupt if there is any difference."""
-    shown = shown or path
-    with _copy(path) as copy:
+    with _copy(copy_of) as copy:
         found = verify(copy, now_ms)
     if found.ok:
         return found
@@ -301,7 +299,7 @@ def _checked(path: Path, now_ms: int, shown: Path | None = None) -> Verification
     raise LedgerCorrupt(
         f"{shown} does not add up: {first.what} {first.where}: {first.found}"
         f" ({_count(len(found.differences), 'difference', 'differences')})",
-        hint="quotactl db verify has them all" if shown == path else "take another backup",
+        hint=hint,
     )
 
 
@@ -321,14 +319,6 @@ def _newest(book: Book) -> str | None:
     if last is not None:
         moments.append(last.at_ms)
     return rfc3339(from_ms(max(moments))) if moments else None
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove what runs that were killed have left in a folder of backups."""
-    for file in folder.glob(".*.part"):
-        with suppress(OSError):
-            if time.time() - file.stat().st_mtime > STALE_S:
-                files.remove(file)
 
 
 def _stamp(now: datetime) -> str:

@@ -407,6 +407,14 @@ def test_a_link_and_its_file_are_one_ledger_with_one_queue(tmp_path: Path) -> No
 def test_a_relative_path_is_the_same_ledger_in_another_folder(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (path.parent / "elsewhere").mkdir()
     with quotactl.connect("prod.db") as q:
-        monkeypatch.chdir("/")
+        monkeypatch.chdir(path.parent / "elsewhere")
         assert take(q) == 1
+        assert list(Path().iterdir()) == [], "the queue is the ledger's own"
+        # And after it has gone over to another file of that name.
+        backup = path.with_name("prod.backup")
+        assert main(["--db", str(path), "db", "backup", str(backup)]) == 0
+        assert main(["--db", str(path), "db", "restore", str(backup), "--yes"]) == 0
+        assert take(q) == 2
+        assert list(Path().iterdir()) == []

@@ -22,10 +22,9 @@ from quotactl.engines.sqlite.door import (
     translated,
 )
 from quotactl.engines.sqlite.queue import Turnstile
-from quotactl.errors import Conflict, LedgerBusy, NotFound, QuotaError
+from quotactl.engines.sqlite.whole import BESIDE, has_wal, sync
+from quotactl.errors import LedgerBusy, NotFound, QuotaError
 
-# SQLite's own files beside a ledger.
-BESIDE = ("-wal", "-shm")
 BUSY_TIMEOUT_S = 5.0
 
 
@@ -89,35 +88,30 @@ class Copy:
                     self._connection.execute("ROLLBACK")
 
 
-def back_up(path: Path, to: Path, *, finished: bool = False) -> None:
+def back_up(path: Path, to: Path, *, shown: Path, finished: bool = False) -> None:
     """Copy a ledger's committed state into a new file, readable by its owner alone.
 
     Through SQLite and in one step: a copy of the file is torn while others write, and
     small steps start anew with each of their commits. Writers go on meanwhile. `finished`
-    says that there are none: it is a backup itself.
+    says that there are none: it is a backup itself. `shown` is what the copy is to become.
     """
+    mend(path)
     try:
         os.close(os.open(to, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    except FileExistsError:
-        raise Conflict(f"{to} exists already", hint="move it away") from None
     except OSError as error:
-        raise QuotaError(f"can't create {to}: {error.strerror}") from None
-    try:
-        # What is read can be damaged, what is written can find the disk full.
-        with translated(path):
-            source = _open(path, _finished(path) if finished else "ro")
+        raise QuotaError(f"can't create {shown}: {error.strerror}") from None
+    # What is read can be damaged, what is written can find the disk full.
+    with translated(path):
+        source = _open(path, _finished(path) if finished else "ro")
+        try:
+            target = sqlite3.connect(to, isolation_level=None)
             try:
-                target = sqlite3.connect(to, isolation_level=None)
-                try:
-                    source.backup(target, pages=-1)
-                finally:
-                    target.close()
+                source.backup(target, pages=-1)
             finally:
-                # Opened for reading alone, it can't be the one to write the WAL back.
-                source.close()
-    except BaseException:
-        remove(to)
-        raise
+                target.close()
+        finally:
+            # Opened for reading alone, it can't be the one to write the WAL back.
+            source.close()
 
 
 def share_like(path: Path, copy: Path) -> None:
@@ -143,22 +137,6 @@ def take_owner_of(path: Path, copy: Path) -> None:
             os.chown(copy, like.st_uid, like.st_gid)
 
 
-def publish(temporary: Path, final: Path) -> None:
-    """Give a finished file its name, on the disk for good; Conflict if there is one already."""
-    _sync(temporary)
-    try:
-        # Unlike a rename, a link never replaces what is there.
-        os.link(temporary, final)
-    except FileExistsError:
-        raise Conflict(f"{final} exists already", hint="name another file") from None
-    except OSError:  # a file system without links
-        if final.exists():
-            raise Conflict(f"{final} exists already", hint="name another file") from None
-        temporary.rename(final)
-    temporary.unlink(missing_ok=True)
-    _sync(final.parent)
-
-
 def remove(copy: Path) -> None:
     """Remove a copy, with what SQLite may have left beside it."""
     for name in (copy.name, *(copy.name + suffix for suffix in (*BESIDE, "-journal"))):
@@ -177,6 +155,7 @@ def swapping(path: Path) -> Iterator[sqlite3.Connection | None]:
     queue = Turnstile(path)
     try:
         queue.enter(deadline)
+        _put_back(path.resolve())
         connection = None
         try:
             connection = _emptied_wal(path, deadline)
@@ -200,21 +179,69 @@ def book_of(connection: sqlite3.Connection, path: Path) -> Iterator[Book]:
 def swap(new: Path, path: Path, aside: Path) -> None:
     """Put `new` in the place of a ledger, which is kept as `aside`; within `swapping()`.
 
-    First away, then in: between the two there is no ledger, and who writes is refused.
-    The other way round, a crash could leave a WAL beside a file that it does not belong to.
+    First away, then in. Whoever has the old one open then sees first that it is gone: as
+    long as the name led to it, they would go on with a WAL and shm that newcomers no longer
+    find; and a new one under the name would be read with the old one's WAL. In between no
+    ledger has the name, so a note beside it says where the old one is: `mend()` puts that
+    back if this process is killed.
     """
     real = path.resolve()
-    if _has_wal(new):
+    if has_wal(new):
         raise QuotaError(f"{new} is not written back: its WAL is not empty")
+    with suppress(OSError):  # a file system without links: then nobody can put it back
+        _note(real).symlink_to(aside.name)
+    sync(real.parent)
     for suffix in ("", *BESIDE):
         with suppress(FileNotFoundError):
             real.with_name(real.name + suffix).rename(aside.with_name(aside.name + suffix))
     new.rename(real)
-    _sync(real.parent)
+    sync(real.parent)
+    _finish(real, aside)
+
+
+def mend(path: Path, timeout_s: float = BUSY_TIMEOUT_S) -> None:
+    """Put back the ledger that a killed restore took away; nothing where there was none.
+
+    Waits for one that is under way. Raises LedgerBusy where the turn does not come in time.
+    """
+    real = path.resolve()
+    if not os.path.lexists(_note(real)):
+        return
+    # What this process may not do, the next that may does.
+    with suppress(OSError):
+        queue = Turnstile(path)
+        try:
+            queue.enter(time.monotonic() + timeout_s)
+            _put_back(real)
+        finally:
+            queue.close()
+
+
+def _put_back(real: Path) -> None:
+    """Undo a swap that was broken off before the new ledger had the name; in the turn."""
+    try:
+        aside = real.with_name(_note(real).readlink().name)
+    except OSError:
+        return
+    if not os.path.lexists(real) and aside.name.startswith(f"{real.name}."):
+        # The ledger last: nobody may open it without its WAL.
+        for suffix in (*BESIDE, ""):
+            with suppress(FileNotFoundError):
+                aside.with_name(aside.name + suffix).rename(real.with_name(real.name + suffix))
+    _finish(real, aside)
+
+
+def _finish(real: Path, aside: Path) -> None:
     # Whoever reads the old file still has these open; its WAL is empty, unless it is damaged.
-    if not _has_wal(aside):
+    if not has_wal(aside):
         aside.with_name(aside.name + "-wal").unlink(missing_ok=True)
     aside.with_name(aside.name + "-shm").unlink(missing_ok=True)
+    _note(real).unlink(missing_ok=True)
+    sync(real.parent)
+
+
+def _note(real: Path) -> Path:
+    return real.with_name(real.name + "-swap")
 
 
 def _emptied_wal(path: Path, deadline: float) -> sqlite3.Connection | None:
@@ -227,7 +254,7 @@ def _emptied_wal(path: Path, deadline: float) -> sqlite3.Connection | None:
             (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if not busy:
                 connection.execute("BEGIN IMMEDIATE")
-                if not _has_wal(path):
+                if not has_wal(path):
                     return connection
                 # Somebody who does not queue was faster.
                 connection.execute("ROLLBACK")
@@ -247,15 +274,7 @@ def _emptied_wal(path: Path, deadline: float) -> sqlite3.Connection | None:
 def _finished(path: Path) -> str:
     # Immutable: a finished copy needs no lock, and SQLite then makes no WAL and shm beside
     # it. Where there is a WAL, the file without it is not all of the ledger.
-    return "ro" if _has_wal(path) else "ro&immutable=1"
-
-
-def _has_wal(path: Path) -> bool:
-    real = path.resolve()
-    try:
-        return real.with_name(real.name + "-wal").stat().st_size > 0
-    except FileNotFoundError:
-        return False
+    return "ro" if has_wal(path) else "ro&immutable=1"
 
 
 def _open(path: Path, mode: str) -> sqlite3.Connection:
@@ -274,12 +293,3 @@ def _open(path: Path, mode: str) -> sqlite3.Connection:
             connection.close()
             raise
     return connection
-
-
-def _sync(path: Path) -> None:
-    """Have a file of ours that SQLite has let go of, or a folder, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,11 +12,10 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from quotactl.engines.schema import APPLICATION_ID, SCHEMA_VERSION, apply_migrations
+from quotactl.engines.schema import APPLICATION_ID, SCHEMA_VERSION
 from quotactl.engines.sqlite.book import Book, PolicyCache
 from quotactl.engines.sqlite.queue import Turnstile
 from quotactl.errors import (
-    Conflict,
     InvalidInput,
     LedgerBusy,
     LedgerCorrupt,
@@ -74,21 +73,34 @@ class SqliteEngine:
         self._access: Access = "rw"
         self._frozen: _State | None = None
         # A relative path means another file once the process has changed its folder.
-        self._file = os.fspath(path.absolute())
+        self._at = path.absolute()
+        self._file = os.fspath(self._at)
         self._connection, self._identity = self._open()
 
     def _open(self) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
-        # Looked at before: if another file takes the name meanwhile, the next transaction tells.
-        identity = identity_of(self._file)
-        access, frozen = _access(self.path)
-        connection = _connect(self.path, self._timeout_s, access)
+        while True:
+            identity = identity_of(self._file)
+            try:
+                connection = self._open_once()
+            except QuotaError:
+                if identity_of(self._file) == identity:
+                    raise
+                continue
+            if identity_of(self._file) == identity:
+                return connection, identity
+            # A restore swapped files meanwhile: what was opened may be half of each.
+            connection.close()
+
+    def _open_once(self) -> sqlite3.Connection:
+        access, frozen = _access(self._at)
+        connection = _connect(self._at, self._timeout_s, access, shown=self.path)
         try:
             check_schema(connection, self.path, older_too=self._older_too)
         except BaseException:
             connection.close()
             raise
         self._access, self._frozen = access, frozen
-        return connection, identity
+        return connection
 
     @contextmanager
     def reading(self) -> Iterator[Book]:
@@ -160,7 +172,7 @@ class SqliteEngine:
             if self._access == "rw":
                 with suppress(OSError, LedgerBusy):
                     # Without lock files nobody writes here, and who only read makes none.
-                    queue = queue or Turnstile(self.path, create=False)
+                    queue = queue or Turnstile(self._at, create=False)
                     queue.enter(time.monotonic() + CLOSING_TIMEOUT_S)
             self._connection.close()
             if queue is not None:
@@ -187,7 +199,7 @@ class SqliteEngine:
 
     def _turnstile(self) -> Turnstile:
         try:
-            return Turnstile(self.path)
+            return Turnstile(self._at)
         except FileNotFoundError:
             raise _gone(self.path) from None
         except OSError as error:
@@ -197,7 +209,7 @@ class SqliteEngine:
 
     def _ask_again(self) -> None:
         """Refuse to write to what may only be read, unless that has changed meanwhile."""
-        if _access(self.path)[0] == "rw":
+        if _access(self._at)[0] == "rw":
             self._go_over()
         if self._access != "rw":
             raise QuotaError(
@@ -211,7 +223,7 @@ class SqliteEngine:
 
         Raises LedgerBusy where somebody did, whatever was read.
         """
-        before = _state(self.path)
+        before = _state(self._at)
         if before != self._frozen:
             self._go_over()
             before = self._frozen
@@ -221,10 +233,10 @@ class SqliteEngine:
         try:
             yield
         except Exception as error:
-            if _state(self.path) == before:
+            if _state(self._at) == before:
                 raise
             raise _written_meanwhile(self.path) from error
-        if _state(self.path) != before:
+        if _state(self._at) != before:
             raise _written_meanwhile(self.path)
 
     def _end(self, book: Book) -> None:
@@ -271,7 +283,7 @@ class SqliteEngine:
 
         What is written to the one that was renamed or removed would be lost in silence.
         """
-        if identity_of(self._file) is None:
+        if not _is_there(self._at, self._timeout_s):
             raise _gone(self.path)
         connection, identity = self._open()
         # SQLite sees that the file has moved, and lets the new one's WAL be.
@@ -329,62 +341,6 @@ def unusable(what: str, error: OSError) -> QuotaError:
     return QuotaError(f"{what}: {error.strerror}", hint=hint)
 
 
-def create_file(
-    path: Path, *, name: str, zone: str, now_ms: int, group_id: int | None = None
-) -> None:
-    """Make an empty ledger file; refuses an existing one.
-
-    Its owner alone may read and write it, and the group if one is given; SQLite's files
-    and the queue's follow it.
-    """
-    try:
-        made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise Conflict(
-            f"{path} exists already", hint="a ledger is never overwritten: name another file"
-        ) from None
-    except FileNotFoundError:
-        raise NotFound(f"no folder {path.parent} to create a ledger in") from None
-    except OSError as error:
-        raise unusable(f"can't create {path}", error) from None
-    try:
-        try:
-            if group_id is not None:
-                os.fchown(made, -1, group_id)
-                os.fchmod(made, 0o660)
-        except OSError as error:
-            raise unusable(f"can't give {path} to group {group_id}", error) from None
-        finally:
-            # Before SQLite has it open: later this would drop its locks.
-            os.close(made)
-        with translated(path):
-            connection = _connect(path, TIMEOUT_S)
-            try:
-                connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("BEGIN IMMEDIATE")
-                apply_migrations(connection)
-                connection.execute(
-                    "INSERT INTO ledger (id, name, zone, created_at_ms, opened_at_ms) "
-                    "VALUES (1, ?, ?, ?, ?)",
-                    (name, zone, now_ms, now_ms),
-                )
-                connection.execute("COMMIT")
-            finally:
-                connection.close()
-    except BaseException:
-        # Half a ledger would be refused by the next init.
-        remove_file(path)
-        raise
-
-
-def remove_file(path: Path) -> None:
-    """Remove a ledger that did not come to be, with all that lies beside it."""
-    for suffix in ("", "-wal", "-shm", "-queue", "-turn"):
-        with suppress(OSError):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
 def schema_version(connection: sqlite3.Connection, path: Path) -> int:
     """The schema's version of a ledger; LedgerCorrupt where the file is none."""
     with translated(path):
@@ -417,18 +373,19 @@ def check_schema(connection: sqlite3.Connection, path: Path, *, older_too: bool 
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """SQLite's errors as ours, one line each."""
+def translated(file: Path, *, shown: Path | None = None) -> Iterator[None]:
+    """SQLite's errors as ours, one line each, about the file or what it is to become."""
     try:
         yield
     except sqlite3.Error as error:
-        raise _translate(error, path) from error
+        raise _translate(error, file, shown or file) from error
     except UnicodeDecodeError as error:
         # A damaged schema, quoted in SQLite's own message.
+        path = shown or file
         raise LedgerCorrupt(f"{path} is damaged: {error}", hint="restore a backup") from error
 
 
-def _translate(error: sqlite3.Error, path: Path) -> QuotaError:
+def _translate(error: sqlite3.Error, file: Path, path: Path) -> QuotaError:
     code = _code(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LedgerBusy(f"{path} is busy", hint="safe to try again")
@@ -445,7 +402,7 @@ def _translate(error: sqlite3.Error, path: Path) -> QuotaError:
         return QuotaError(f"{path}: the disk is full", hint=_MAKE_ROOM)
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR):
         # SQLite does not tell which call failed why.
-        if not path.exists():
+        if not file.exists():
             return _gone(path)
         reason = _too_few_descriptors()
         if reason is not None:
@@ -454,7 +411,7 @@ def _translate(error: sqlite3.Error, path: Path) -> QuotaError:
         return QuotaError(f"{path} can't be opened", hint="check the permissions of its folder")
     if code == sqlite3.SQLITE_IOERR:
         with suppress(OSError):
-            space = os.statvfs(path.parent)
+            space = os.statvfs(file.parent)
             if space.f_bavail * space.f_frsize < ROOM_NEEDED:
                 return QuotaError(f"{path}: the disk is full", hint=_MAKE_ROOM)
         return QuotaError(
@@ -549,18 +506,29 @@ def _state(path: Path) -> _State | None:
     return _State(file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, wal_size)
 
 
-def _connect(path: Path, timeout_s: float, access: Access = "rw") -> sqlite3.Connection:
+def _is_there(path: Path, timeout_s: float) -> bool:
+    """Whether there is a ledger; one that a killed restore took away is put back first."""
+    if identity_of(os.fspath(path)) is None:
+        from quotactl.engines.sqlite.backup import mend
+
+        mend(path, timeout_s)
+    return identity_of(os.fspath(path)) is not None
+
+
+def _connect(path: Path, timeout_s: float, access: Access, *, shown: Path) -> sqlite3.Connection:
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         oldest = ".".join(map(str, OLDEST_SQLITE))
         raise QuotaError(f"this Python has SQLite {sqlite3.sqlite_version}, older than {oldest}")
-    if identity_of(os.fspath(path)) is None:
-        raise NotFound(f"no ledger at {path}", hint=f"make one: quotactl init {path}")
+    if not _is_there(path, timeout_s):
+        raise NotFound(f"no ledger at {shown}", hint=f"make one: quotactl init {shown}")
     if path.is_dir():
-        raise LedgerCorrupt(f"{path} is a folder, not a ledger", hint="name the file in it")
+        raise LedgerCorrupt(f"{shown} is a folder, not a ledger", hint="name the file in it")
     if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise QuotaError(f"{path} can't be read: {os.strerror(errno.EACCES)}", hint="ask its owner")
+        raise QuotaError(
+            f"{shown} can't be read: {os.strerror(errno.EACCES)}", hint="ask its owner"
+        )
     uri = path.resolve().as_uri() + _MODES[access]
-    with translated(path):
+    with translated(path, shown=shown):
         connection = sqlite3.connect(
             uri,
             uri=True,

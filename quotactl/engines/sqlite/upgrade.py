@@ -6,7 +6,8 @@ from pathlib import Path
 
 from quotactl.engines import schema
 from quotactl.engines.sqlite.backup import back_up
-from quotactl.engines.sqlite.door import SqliteEngine, schema_version
+from quotactl.engines.sqlite.door import SqliteEngine, schema_version, unusable
+from quotactl.engines.sqlite.whole import publish, workspace
 from quotactl.errors import SchemaMismatch
 
 
@@ -19,7 +20,12 @@ def bring_up_to_date(engine: SqliteEngine, *, stamp: str) -> tuple[int, int, Pat
             return before, before, None
         # Within the turn, so that nothing is committed between the backup and the steps.
         backup = path.with_name(f"{path.name}.backup-schema{before}-{stamp}")
-        back_up(path, backup)
+        try:
+            with workspace(backup) as room:
+                back_up(path, room / "copy", shown=backup)
+                publish(room / "copy", backup)
+        except OSError as error:
+            raise unusable(f"can't create {backup}", error) from None
         schema.apply_migrations(connection)
         after = schema_version(connection, path)
         if after != wanted:
