@@ -87,7 +87,9 @@ class Changes:
     entry since which a window is fresh; `demand` adds [requests, used, granted,
     denied, shadow_denied]; `movements` are (entry id, grant id, signed units). `seeds`
     are the sums of everybody, by tier, of windows that were not summed up until now, and
-    `totals` adds units to such sums, by tier.
+    `totals` adds units to such sums, by tier. `days_moved` tells that this is the first
+    to be counted in a day that others, with other rules of the zone, begin elsewhere;
+    `unsummed` names such days, by (resource id, start), whose sums of everybody are dropped.
     """
 
     users: list[tuple[int, str, int]] = field(default_factory=list)
@@ -102,6 +104,8 @@ class Changes:
     seeds: dict[TotalKey, dict[int, int]] = field(default_factory=dict)
     totals: dict[TotalKey, dict[int, int]] = field(default_factory=dict)
     first_at_ms: int | None = None
+    days_moved: bool = False
+    unsummed: set[tuple[int, int]] = field(default_factory=set)
 
     @property
     def durable(self) -> bool:
