@@ -39,9 +39,13 @@ class Reading(Protocol):
         ...
 
     def load_counts(
-        self, user_id: int, resource_id: int, windows: Iterable[tuple[int, int]]
+        self, user_id: int, resource_id: int, windows: Sequence[tuple[int, int]]
     ) -> dict[tuple[int, int], tuple[int, int]]:
         """(used, granted) by (period length in minutes, window start), where there are any."""
+        ...
+
+    def days_counted(self, resource_id: int, from_ms: int) -> list[int]:
+        """The starts that day counters of a resource bear, from a moment on, in order."""
         ...
 
     def load_total(
@@ -366,8 +370,11 @@ class Reading(Protocol):
         """The starts of the first and last day that have a counter."""
         ...
 
-    def findings(self, days: list[tuple[int, int]]) -> Iterator[tuple[str, Row, Any, Any]]:
-        """(what, where, expected, found) of all that does not add up."""
+    def findings(self, spans: list[tuple[int, int]]) -> Iterator[tuple[str, Row, Any, Any]]:
+        """(what, where, expected, found) of all that does not add up.
+
+        `spans`, in order, are those to compare demand for.
+        """
         ...
 
     def table_counts(self) -> dict[str, int]:

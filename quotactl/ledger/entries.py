@@ -94,7 +94,9 @@ class Changes:
     entry since which a window is fresh; `demand` adds [requests, used, granted,
     denied, shadow_denied]; `movements` are (entry id, grant id, signed units). `seeds`
     are the sums of everybody, by tier, of windows that were not summed up until now, and
-    `totals` adds units to such sums, by tier.
+    `totals` adds units to such sums, by tier. `days_moved` tells that this is the first
+    to be counted in a day that others, with other rules of the zone, begin elsewhere;
+    `unsummed` names such days, by (resource id, start), whose sums of everybody are dropped.
     """
 
     def __init__(self) -> None:
@@ -110,6 +112,8 @@ class Changes:
         self.seeds: dict[TotalKey, dict[int, int]] = {}
         self.totals: dict[TotalKey, dict[int, int]] = {}
         self.first_at_ms: int | None = None
+        self.days_moved = False
+        self.unsummed: set[tuple[int, int]] = set()
 
     @property
     def durable(self) -> bool:

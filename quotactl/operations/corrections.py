@@ -144,9 +144,11 @@ class Corrections(Workspace):
             if ceiling.period.length_min > 1440 and not ceiling.shared:
                 span = calendar.window(ceiling.period, now_ms)
                 days.update(s for s in calendar.day_starts(span) if s <= now_ms)
+        wide = any(c.period.length_min > 1440 and not c.shared for c in standing.ceilings)
+        strays = self._strays(resource, now_ms, wide=wide)
         freed = paid = 0
         shorter = []
-        for day_ms in sorted(days):
+        for day_ms in sorted({*days, *(s for s in strays if self._charged(s) in days)}):
             counter = self.book.counter(account.user_id, resource.id, 1440, day_ms)
             pending = self.changes.counters.get((resource.id, 1440, day_ms, account.user_id))
             used = (counter.used if counter else 0) + (pending[0] if pending else 0)
@@ -162,7 +164,8 @@ class Corrections(Workspace):
             tier_id = 0 if account.tier is None else account.tier.id
             booked_ms = now_ms if day_ms == calendar.day(now_ms).starts_at_ms else day_ms
             self._book_correction(booked_ms, resource.id, tier_id, used, granted, reason=RESET)
-            account.used[1440, day_ms] = account.granted[1440, day_ms] = 0
+            place = (1440, self._charged(day_ms))
+            account.used[place] = account.granted[place] = 0
             freed += used
             paid += granted
         for length_min in standing.periods:
@@ -276,10 +279,15 @@ class Corrections(Workspace):
                 charged.append(length_min)
                 units = amount
                 self._add_counter(key, -units, 0)
-            if account is not None and (length_min, start) in account.used:
-                account.used[length_min, start] -= units
+            if account is None:
+                continue
+            place = (length_min, start)
+            if length_min == 1440 and place not in account.used:
+                place = (1440, self._charged(start))
+            if place in account.used:
+                account.used[place] -= units
                 if length_min == 1440 and to_grants:
-                    account.granted[length_min, start] -= to_grants
+                    account.granted[place] -= to_grants
         correction = Entry(
             self._new_entry_id(),
             now_ms,

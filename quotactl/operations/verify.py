@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from quotactl.frozen import frozen
 from quotactl.ledger.values import View, rfc3339
 from quotactl.operations import audit
-from quotactl.policy.window import from_ms, period_of_length
+from quotactl.operations.days import strays_of
+from quotactl.policy.window import DAY_LONGEST_MS, from_ms, period_of_length
 
 if TYPE_CHECKING:
     from quotactl.ledger.engine import Engine, Reading
@@ -58,7 +59,7 @@ def verify(engine: Engine, now_ms: int) -> Verification:
     with engine.reading() as book:
         differences = [
             Difference(what, _where(book, where), expected, found)
-            for what, where, expected, found in book.findings(_days(book, now_ms))
+            for what, where, expected, found in book.findings(_spans(book, now_ms))
         ]
         differences += [Difference("audit", text, None, None) for text in audit.broken_links(book)]
         differences += _closed_days(book)
@@ -73,18 +74,34 @@ def verify(engine: Engine, now_ms: int) -> Verification:
         )
 
 
-def _days(book: Reading, now_ms: int) -> list[tuple[int, int]]:
-    """The days whose demand can still be compared: from the checkpoint on."""
+def _spans(book: Reading, now_ms: int) -> list[tuple[int, int]]:
+    """The spans whose demand can still be compared: from the checkpoint on, each one day.
+
+    Several days are one span where entries were charged to a day over the edge between
+    them, as the zone's rules were when they were made.
+    """
     calendar = book.policy.calendar
     first_ms, last_ms = book.counter_span()
     if first_ms is None or last_ms is None:
         return []
-    day = calendar.day(max(first_ms, book.head.checkpoint_at_ms, book.head.opened_at_ms))
-    days = []
+    checkpoint_ms = book.head.checkpoint_at_ms
+    strays = {s for row in book.rows("resource") for s in strays_of(book, row["id"], 0)}
+
+    def crossed(edge_ms: int) -> bool:
+        return any(s < edge_ms < s + DAY_LONGEST_MS for s in strays)
+
+    day = calendar.day(max(first_ms, checkpoint_ms, book.head.opened_at_ms))
+    while crossed(day.starts_at_ms) and day.starts_at_ms >= checkpoint_ms:
+        day = calendar.day(day.starts_at_ms - 1)
+    spans: list[tuple[int, int]] = []
     while day.starts_at_ms <= max(last_ms, now_ms):
-        days.append((day.starts_at_ms, day.reset_at_ms))
+        if spans and crossed(day.starts_at_ms):
+            spans[-1] = (spans[-1][0], day.reset_at_ms)
+        else:
+            spans.append(day)
         day = calendar.day(day.reset_at_ms)
-    return days
+    # Of one that begins before the checkpoint a part may be gone.
+    return [span for span in spans if span[0] >= checkpoint_ms]
 
 
 def _closed_days(book: Reading) -> list[Difference]:

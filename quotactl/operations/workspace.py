@@ -15,7 +15,15 @@ from quotactl.policy.decide import looks_back
 from quotactl.policy.model import Account, Resource, Totals
 from quotactl.policy.notation import could_be_an_id, instant_text
 from quotactl.policy.resolve import resolve, totalled, totalled_since
-from quotactl.policy.window import DAY_LENGTH_MIN, MINUTE_MS, Period, Window
+from quotactl.policy.window import (
+    DAY_LENGTH_MIN,
+    DAY_LONGEST_MS,
+    MINUTE_MS,
+    MONTH,
+    WEEK,
+    Period,
+    Window,
+)
 
 if TYPE_CHECKING:
     from quotactl.ledger.engine import Reading, Writing
@@ -80,7 +88,9 @@ class Workspace:
         standing = resolve(policy, account, now_ms)
         day_ms = calendar.day(now_ms).starts_at_ms
         wanted = [(1440, day_ms), *((p, start_of(now_ms, p)) for p in standing.periods)]
-        if periods := looks_back(policy, account):
+        periods = looks_back(policy, account)
+        strays = self._strays(account.resource, now_ms, wide=bool(periods))
+        if periods:
             starts = {
                 start
                 for period in periods
@@ -101,6 +111,60 @@ class Workspace:
             used[window] = units
             if granted:
                 account.granted[window] = granted
+        if strays:
+            self._add_strays(account, strays, missing)
+
+    def _strays(self, resource: Resource, now_ms: int, *, wide: bool) -> tuple[int, ...]:
+        """The starts of day counters that lie elsewhere than the days of this process, since
+        the zone had or has other rules: of about today or, if `wide`, of the week and month
+        so far.
+
+        There are none but after such a change, and they are looked for once a day: whoever
+        counts first in a day while others have it begin elsewhere moves the policy's
+        version, and everybody looks again.
+        """
+        policy = self.policy
+        calendar = policy.calendar
+        day_ms = calendar.day(now_ms).starts_at_ms
+        key = ("strays", resource.id, wide)
+        found: tuple[int, tuple[int, ...]] | None = policy.resolved.get(key)
+        if found is not None and found[0] == day_ms:
+            return found[1]
+        from_ms = day_ms
+        if wide:
+            from_ms = min(calendar.window(p, now_ms).starts_at_ms for p in (WEEK, MONTH))
+        counted = self.book.days_counted(resource.id, from_ms - DAY_LONGEST_MS)
+        strays = tuple(s for s in counted if not calendar.begins_a_day(s))
+        if day_ms in counted:
+            policy.resolved[key] = (day_ms, strays)
+        elif strays:
+            self.changes.days_moved = True
+        return strays
+
+    def _add_strays(
+        self, account: Account, strays: tuple[int, ...], days: list[tuple[int, int]]
+    ) -> None:
+        """Count in these days what is charged to them under another start."""
+        resource_id, user_id = account.resource.id, account.user_id
+        places = {(1440, s): (1440, self._charged(s)) for s in strays}
+        windows = [window for window, place in places.items() if place in days]
+        loaded = {}
+        if account.known and windows:
+            loaded = self.book.load_counts(user_id, resource_id, windows)
+        for window in windows:
+            units, granted = loaded.get(window, (0, 0))
+            pending = self.changes.counters.get((resource_id, *window, user_id))
+            if pending is not None:
+                units, granted = units + pending[0], granted + pending[1]
+            place = places[window]
+            account.used[place] += units
+            account.granted[place] = account.granted.get(place, 0) + granted
+
+    def _strayed(self, day_ms: int, strays: tuple[int, ...]) -> bool:
+        return any(abs(stray - day_ms) < DAY_LONGEST_MS for stray in strays)
+
+    def _charged(self, day_ms: int) -> int:
+        return self.policy.calendar.day_charged(day_ms).starts_at_ms
 
     def _load_totals(self, account: Account, now_ms: int) -> None:
         """What everybody took, in the windows that some ceiling over all needs.
@@ -114,17 +178,23 @@ class Workspace:
             return
         totals = account.totals = self._totals.setdefault(resource.id, {})
         calendar = self.policy.calendar
+        longest = periods[-1].length_min
+        strays: tuple[int, ...] = ()
+        if longest >= DAY_LENGTH_MIN:
+            strays = self._strays(resource, now_ms, wide=longest > DAY_LENGTH_MIN)
         for period in periods:
             window = calendar.window(period, now_ms)
             for length_min, part in self._parts(period, window):
                 if (length_min, part.starts_at_ms) in totals:
                     continue
                 key = (resource.id, length_min, part.starts_at_ms)
+                # Of a day that others begin elsewhere nobody keeps the sum up to date.
+                strayed = length_min == DAY_LENGTH_MIN and self._strayed(part.starts_at_ms, strays)
                 stored = self.book.load_total(*key)
                 if stored is None:
                     stored = self._sum_up(resource, length_min, part)
                     # Days to come are empty but for a clock that ran ahead, and not kept.
-                    if part.starts_at_ms <= now_ms:
+                    if part.starts_at_ms <= now_ms and not strayed:
                         self.changes.seeds[key] = dict(stored)
                 for tier_id, units in self.changes.totals.get(key, {}).items():
                     stored[tier_id] = stored.get(tier_id, 0) + units
@@ -159,6 +229,8 @@ class Workspace:
         for length_min in {min(p.length_min, DAY_LENGTH_MIN) for p in periods}:
             if length_min == DAY_LENGTH_MIN:
                 start = calendar.day(at_ms).starts_at_ms
+                if self._strayed(start, self._strays(resource, at_ms, wide=False)):
+                    self.changes.unsummed.add((resource.id, start))
             else:
                 start = start_of(at_ms, length_min)
             added = self.changes.totals.setdefault((resource.id, length_min, start), {})

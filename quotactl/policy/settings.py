@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from quotactl.errors import InvalidInput, NotFound
 from quotactl.frozen import frozen
 from quotactl.policy.notation import duration_text, parse_amount, parse_duration, parse_percent
-
-DAY_MS = 86_400_000
+from quotactl.policy.window import DAY_MS
 
 
 @frozen

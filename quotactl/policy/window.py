@@ -16,6 +16,10 @@ from quotactl.errors import InvalidInput
 
 MINUTE_MS = 60_000
 HOUR_MS = 3_600_000
+HALF_DAY_MS = 12 * HOUR_MS
+DAY_MS = 24 * HOUR_MS
+# Of any zone since 1970: Vostok, 1994-01-31. Troll has one of 26 hours every October.
+DAY_LONGEST_MS = 31 * HOUR_MS
 DAY_LENGTH_MIN = 1440
 
 
@@ -163,6 +167,20 @@ class Calendar:
                 starts.append(start)
             on += timedelta(days=1)
         return starts
+
+    def begins_a_day(self, at_ms: int) -> bool:
+        """Whether a day starts at that very moment."""
+        return self.start_of(self.date_of(at_ms)) == at_ms
+
+    def day_charged(self, starts_at_ms: int) -> Window:
+        """The day for which a counter counts that bears this start.
+
+        It is the day that began then, unless the zone has other rules now than when the
+        counter was written: then the one that holds its noon, and with it most of it.
+        So what was used is counted in one day, neither twice nor in none, and stands in
+        nobody's way for longer than a day. Its start may lie hours before or after.
+        """
+        return self.day(starts_at_ms + HALF_DAY_MS)
 
     def hour_of(self, at_ms: int) -> int:
         """The start of the hour that contains `at_ms`, counted from the day's start.

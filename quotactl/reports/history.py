@@ -31,8 +31,7 @@ from quotactl.policy.model import (
     Tier,
 )
 from quotactl.policy.notation import instant_text, parse_limit, parse_rfc3339
-from quotactl.policy.settings import DAY_MS
-from quotactl.policy.window import MINUTE_MS, period_of_length
+from quotactl.policy.window import DAY_MS, MINUTE_MS, period_of_length
 
 if TYPE_CHECKING:
     from quotactl.ledger.engine import Reading
@@ -335,11 +334,10 @@ class Then:
         return StoredAccount(account, holds)
 
     def load_counts(
-        self, user_id: int, resource_id: int, windows: Iterable[tuple[int, int]]
+        self, user_id: int, resource_id: int, windows: Sequence[tuple[int, int]]
     ) -> dict[tuple[int, int], tuple[int, int]]:
-        wanted = list(windows)
-        sums = self._summed(user_id, resource_id, min(start for _, start in wanted))
-        return {w: (sums.used[w], sums.granted.get(w, 0)) for w in wanted if w in sums.used}
+        sums = self._summed(user_id, resource_id, min(start for _, start in windows))
+        return {w: (sums.used[w], sums.granted.get(w, 0)) for w in windows if w in sums.used}
 
     def counter(
         self, user_id: int, resource_id: int, length_min: int, starts_at_ms: int

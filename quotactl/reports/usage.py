@@ -9,8 +9,9 @@ from quotactl.errors import InvalidInput, NotFound
 from quotactl.frozen import frozen
 from quotactl.ledger.loaded import tier_or_default
 from quotactl.ledger.values import rfc3339
+from quotactl.operations.days import strays_of
 from quotactl.policy.notation import parse_date
-from quotactl.policy.window import Window, from_ms
+from quotactl.policy.window import HALF_DAY_MS, Window, from_ms
 
 if TYPE_CHECKING:
     from quotactl.ledger.engine import Engine, Reading
@@ -180,8 +181,10 @@ def _by_user(
 ) -> list[UsageRow]:
     windows = [window_of(book, on) for on in span.dates()]
     starts = [w.starts_at_ms for w in windows if w.reset_at_ms > w.starts_at_ms]
+    starts += _strays_in(book, resource_ids, Window(windows[0].starts_at_ms, windows[-1][1]))
     user_id = None if user is None else _user_id(book, user)
-    rows = []
+    calendar = book.policy.calendar
+    rows: dict[tuple[str, int], UsageRow] = {}
     for found in book.usage_of_users(
         starts, resource_ids, user_id=user_id, by_day=by == "day", order=order, limit=limit
     ):
@@ -189,21 +192,28 @@ def _by_user(
         name = found["name"] if found["name"] is not None else f"#{found['user_id']}"
         key = name
         if by == "day":
-            key = book.policy.calendar.date_of(found["starts_at_ms"]).isoformat()
-        rows.append(
-            UsageRow(
-                group=by,
-                key=key,
-                resource=book.resource_name(found["resource_id"]),
-                tier=None if tier is None else tier.name,
-                requests=None,
-                used=found["used"],
-                granted=found["granted"],
-                denied=found["denied"],
-                shadow_denied=found["shadow_denied"],
-            )
+            key = calendar.date_of(calendar.day_charged(found["starts_at_ms"])[0]).isoformat()
+        before = rows.get((key, found["resource_id"]))
+        rows[key, found["resource_id"]] = UsageRow(
+            group=by,
+            key=key,
+            resource=book.resource_name(found["resource_id"]),
+            tier=None if tier is None else tier.name,
+            requests=None,
+            **{
+                field: found[field] + (0 if before is None else getattr(before, field))
+                for field in TOP_BY
+            },
         )
-    return rows
+    return list(rows.values())
+
+
+def _strays_in(book: Reading, resource_ids: list[int], span: Window) -> list[int]:
+    """The starts of days in a span that were counted when the zone had other rules."""
+    charged = book.policy.calendar.day_charged
+    first_ms = span.starts_at_ms - HALF_DAY_MS
+    strays = {s for id_ in resource_ids for s in strays_of(book, id_, first_ms)}
+    return sorted(s for s in strays if span.starts_at_ms <= charged(s)[0] < span.reset_at_ms)
 
 
 def _by_demand(

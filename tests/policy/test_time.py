@@ -6,20 +6,29 @@ what a ledger counts in them in `tests/ledger/test_promises_counting.py`.
 
 from __future__ import annotations
 
+import os
 import shutil
+import sqlite3
 import zoneinfo
+from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, date, datetime, timedelta
 from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest import mock
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 import quotactl
 from quotactl import ClockBehind
 from quotactl.engines.sqlite.door import SqliteEngine
 from quotactl.policy.window import HOUR_MS, MONTH, calendar_of, to_ms
+from quotactl.reports.usage import usage
 
 
 class Clocked:
@@ -347,13 +356,14 @@ def test_a_throttle_for_a_day_lasts_24_hours_and_one_until_midnight_as_long_as_t
 
 # ---- a zone whose rules change
 
+# QUOTACTL_LONG=1 tries the last of these tests on 300 random ledgers.
+LONG = int(os.environ.get("QUOTACTL_LONG", "0"))
 WAS, IS = "Africa/Lagos", "Europe/Athens"  # an hour ahead of UTC; two, and three in summer
 
 
-@pytest.fixture
-def rules(tmp_path: Path) -> Iterator[Callable[[str], None]]:
+@contextmanager
+def zone_files(files: Path) -> Iterator[Callable[[str], None]]:
     """Sets what `Test/Town` means from now on, as an update of the zone files does."""
-    files = tmp_path / "zones"
     before = zoneinfo.TZPATH
 
     def town_is(zone: str) -> None:
@@ -369,10 +379,18 @@ def rules(tmp_path: Path) -> Iterator[Callable[[str], None]]:
         calendar_of.cache_clear()
 
     zoneinfo.reset_tzpath([str(files), *before])
-    yield town_is
-    zoneinfo.reset_tzpath(before)
-    ZoneInfo.clear_cache()
-    calendar_of.cache_clear()
+    try:
+        yield town_is
+    finally:
+        zoneinfo.reset_tzpath(before)
+        ZoneInfo.clear_cache()
+        calendar_of.cache_clear()
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    with zone_files(tmp_path / "zones") as town_is:
+        yield town_is
 
 
 def _packaged() -> str:
@@ -389,66 +407,281 @@ def test_new_rules_hold_for_a_process_that_starts_after_them(
     assert calendar_of("Test/Town").day(midnight).starts_at_ms % (24 * HOUR_MS) == 21 * HOUR_MS
 
 
-def test_where_a_days_edge_moves_nobody_gets_more_than_one_more_days_worth(
-    make: Make, rules: Callable[[str], None]
+@pytest.mark.parametrize(("before", "after"), [(WAS, IS), (IS, WAS)])
+def test_where_a_days_edge_moves_what_was_used_counts_for_the_same_date(
+    make: Make, rules: Callable[[str], None], before: str, after: str
 ) -> None:
-    """Counters bear the start of their day. Under new rules the present day starts elsewhere:
-    it is counted anew, once, as on any first day. Days to come are right."""
-    rules(WAS)
+    """Counters bear the start of their day; under new rules they count in the day that holds
+    most of it: nobody is let in twice for a date, nor shut out from the next."""
+    rules(before)
     ledger = make("Test/Town", "2025-07-01T12:00:00Z")
-    assert ledger.take(3)
-    rules(IS)
+    assert ledger.take(2)
+    rules(after)
     ledger.reopen()
-    assert ledger.take(3)
+    assert ledger.check().used == 2
+    assert not ledger.take(2)
+    assert ledger.take(1)
+    midnight = moment(ledger.check().to_dict()["reset_at"])
+    assert midnight == moment(f"2025-07-01T{21 if after is IS else 23}:00:00Z")
+    ledger.now = midnight - timedelta(milliseconds=1)
     assert not ledger.take(1)
-    assert ledger.check().to_dict()["reset_at"] == "2025-07-01T21:00:00Z"
-    ledger.at("2025-07-01T21:00:00Z")
+    ledger.now = midnight
     assert ledger.take(3)
-    assert not ledger.take(1)
-    ledger.at("2025-07-02T20:59:59Z")
     assert not ledger.take(1)
 
 
-def test_a_month_forgets_days_whose_edges_have_moved_and_counts_from_then_on(
+def test_a_day_that_had_begun_before_its_edge_moved_ahead_is_counted_when_it_comes(
     make: Make, rules: Callable[[str], None]
 ) -> None:
-    """What is known and accepted: a week or month is the sum of the days as the rules in force
-    cut them, and counters of other days are not found. It concerns days before the update
-    for which the new rules would already have held, and no others."""
-    rules(WAS)
-    ledger = make("Test/Town", "2025-07-03T12:00:00Z")
-    ledger.limit("3/day,7/month")
+    rules(IS)
+    ledger = make("Test/Town", "2025-06-30T12:00:00Z")
+    assert ledger.take(1)
+    ledger.at("2025-06-30T22:00:00Z")
     assert ledger.take(3)
+    rules(WAS)
+    ledger.reopen()
+    # It is still the 30th, of which two are left, and the 1st of July is used up.
+    assert ledger.take(2)
+    assert not ledger.take(1)
+    ledger.at("2025-06-30T23:00:00Z")
+    assert not ledger.take(1)
+    ledger.at("2025-07-01T22:59:59Z")
+    assert not ledger.take(1)
+    ledger.at("2025-07-01T23:00:00Z")
+    assert ledger.take(3)
+
+
+@pytest.mark.parametrize("period", ["week", "month"])
+@pytest.mark.parametrize(("before", "after"), [(WAS, IS), (IS, WAS)])
+def test_a_week_or_month_counts_days_whose_edges_have_moved(
+    make: Make, rules: Callable[[str], None], period: str, before: str, after: str
+) -> None:
+    rules(before)
+    # Both a Tuesday and the first of a month: the week counts a day more.
+    ledger = make("Test/Town", "2025-06-30T12:00:00Z")
+    assert ledger.take(1)
+    ledger.limit(f"3/day,7/{period}")
+    ledger.later(days=1)
+    assert ledger.take(2)
     ledger.later(days=1)
     assert ledger.take(3)
+    rules(after)
+    ledger.reopen()
+    used = 6 if period == "week" else 5
+    assert ledger.q.check(user="ada", resource="image", amount=8).used == used
+    ledger.later(days=1)
+    assert not ledger.take(8 - used)
+    assert ledger.take(7 - used)
+    assert not ledger.take(1)
+
+
+def test_processes_with_old_and_new_rules_count_what_the_other_counted(
+    make: Make, rules: Callable[[str], None]
+) -> None:
+    """An update of the zone files while gateways run: each keeps the rules it started with."""
+    rules(WAS)
+    ledger = make("Test/Town", "2025-07-01T12:00:00Z")
+    ledger.limit("3/day,8/week")
+    old = quotactl.connect(ledger.path, clock=ledger.clock)
+    assert ledger.take(1, user="bob")
+    assert old.check(user="ada", resource="image").used == 0
     rules(IS)
     ledger.reopen()
+    assert ledger.take(1)
+    rules(WAS)
+    assert old.consume(user="ada", resource="image", amount=2).allowed
+    assert not old.consume(user="ada", resource="image").allowed
+    rules(IS)
+    assert not ledger.take(1)
+    ledger.later(days=1)
+    assert ledger.take(2)
+    rules(WAS)
+    assert not old.consume(user="ada", resource="image", amount=2).allowed
+    assert old.consume(user="ada", resource="image", amount=1).allowed
+    old.close()
+    rules(IS)
+    assert not ledger.take(1)
+    ledger.later(days=1)
+    assert not ledger.take(3)
+    assert ledger.take(2)
+    assert ledger.q.verify().differences == ()
+
+
+def test_a_total_counts_what_was_taken_before_its_days_edge_moved(
+    make: Make, rules: Callable[[str], None]
+) -> None:
+    rules(WAS)
+    ledger = make("Test/Town", "2025-07-01T12:00:00Z")
+    ledger.q.admin.throttle_on(total="4/day", name="all", no_expiry=True, reason="hot")
+    ledger.q.admin.throttle_on(total="9/week", name="more", no_expiry=True, reason="hot")
+    assert ledger.take(3)
+    rules(IS)
+    ledger.reopen()
+    assert not ledger.take(2, user="bob")
+    assert ledger.take(1, user="bob")
+    assert not ledger.take(1, user="cyd")
+    ledger.later(days=1)
+    assert ledger.take(3, user="bob")
+    ledger.later(days=1)
+    assert not ledger.take(3, user="bob")
+    assert ledger.take(2, user="bob")
+    assert not ledger.take(1, user="cyd")
+    assert ledger.q.verify().differences == ()
+
+
+def test_a_total_learns_of_a_refund_that_was_made_under_other_rules(
+    make: Make, rules: Callable[[str], None]
+) -> None:
+    rules(WAS)
+    ledger = make("Test/Town", "2025-07-01T12:00:00Z")
+    ledger.q.admin.throttle_on(total="4/day", no_expiry=True, reason="hot")
+    taken = ledger.q.consume(user="ada", resource="image", amount=3)
+    rules(IS)
+    ledger.reopen()
+    ledger.q.refund(entry_id=taken.entry_id)
+    rules(WAS)
+    ledger.reopen()
+    assert ledger.take(3, user="bob")
+    assert ledger.take(1)
+    assert not ledger.take(1)
+    assert ledger.q.verify().differences == ()
+
+
+def test_a_hold_that_timed_out_is_free_also_where_its_days_edge_has_moved(
+    make: Make, rules: Callable[[str], None]
+) -> None:
+    rules(WAS)
+    ledger = make("Test/Town", "2025-07-01T12:00:00Z")
+    assert ledger.q.reserve(user="ada", resource="image", amount=2, ttl_s=60).allowed
+    rules(IS)
+    ledger.reopen()
+    assert not ledger.take(2)
+    ledger.later(minutes=1)
+    assert ledger.take(3)
+    assert ledger.q.verify().differences == ()
+
+
+def test_refunds_and_resets_reach_a_day_whose_edge_has_moved(
+    make: Make, rules: Callable[[str], None]
+) -> None:
+    rules(WAS)
+    ledger = make("Test/Town", "2025-07-01T12:00:00Z")
+    ledger.q.admin.add_grant(user="ada", resource="image", amount=2, reason="sorry")
+    first = ledger.q.consume(user="ada", resource="image", amount=3)
+    paid = ledger.q.consume(user="ada", resource="image", amount=2)
+    assert paid.granted == 2
+    rules(IS)
+    ledger.reopen()
+    assert ledger.q.refund(entry_id=first.entry_id, amount=2).amount == 2
+    assert ledger.check().used == 1
+    assert ledger.take(1)
+    assert ledger.q.admin.reset_user("ada", reason="test").item["freed"] == {"image": 2}
     assert ledger.check().used == 0
+    # Nothing more goes back to a window that was reset.
+    ledger.q.refund(entry_id=first.entry_id, amount=1)
     assert ledger.take(3)
     assert not ledger.take(1)
-    ledger.later(days=1)
-    assert ledger.take(3)
-    ledger.later(days=1)
-    assert ledger.take(1)
-    assert not ledger.take(1)
+    assert ledger.q.verify().differences == ()
 
 
-def test_verify_names_the_days_whose_edges_have_moved_and_nothing_else(
+def test_reports_show_a_day_whose_edge_has_moved_under_its_date(
     make: Make, rules: Callable[[str], None]
 ) -> None:
+    rules(IS)
+    ledger = make("Test/Town", "2025-07-01T12:00:00Z")
+    assert ledger.take(2)
+    ledger.later(days=1)
     rules(WAS)
+    ledger.reopen()
+    with closing(SqliteEngine(ledger.path)) as engine:
+        _, rows = usage(
+            engine, to_ms(ledger.now), by="day", user="ada", first="2025-07-01", last="2025-07-02"
+        )
+        assert [(row.key, row.used) for row in rows] == [("2025-07-01", 2)]
+        _, rows = usage(engine, to_ms(ledger.now), by="user", day="2025-07-01")
+        assert [(row.key, row.used) for row in rows] == [("ada", 2)]
+        _, rows = usage(engine, to_ms(ledger.now), by="user", day="2025-06-30")
+        assert rows == []
+
+
+@pytest.mark.parametrize(("before", "after"), [(WAS, IS), (IS, WAS)])
+def test_verify_names_nothing_for_days_whose_edges_have_moved_but_what_was_edited(
+    make: Make, rules: Callable[[str], None], before: str, after: str
+) -> None:
+    rules(before)
     ledger = make("Test/Town", "2025-07-01T12:00:00Z")
     assert ledger.take(3)
-    rules(IS)
+    ledger.later(hours=10)
+    assert not ledger.take(7, user="bob")
+    rules(after)
     ledger.reopen()
-    assert ledger.take(1)
+    ledger.take(1)
     ledger.later(days=3)
     assert ledger.take(2)
-    differences = ledger.q.verify().differences
-    assert {d.what for d in differences} == {"demand.used"}
-    assert all("2025-06-30" in d.where for d in differences)
-    rules(WAS)
-    ledger.reopen()
+    assert ledger.q.verify().differences == ()
+    with closing(sqlite3.connect(ledger.path)) as connection:
+        connection.execute("UPDATE demand SET used = used + 1 WHERE used = 3")
+        connection.commit()
+    (difference,) = ledger.q.verify().differences
+    assert (difference.what, difference.found - difference.expected) == ("demand.used", 1)
+
+
+def test_verify_knows_the_longest_days_there_are(make: Make) -> None:
+    ledger = make("Antarctica/Troll", "2025-10-25T22:00:00Z")
+    ledger.later(hours=25, minutes=30)
+    assert ledger.take(1)
+    assert ledger.check().to_dict()["reset_at"] == "2025-10-27T00:00:00Z"
+
+
+@settings(
+    max_examples=300 * LONG or 10,
+    deadline=None,
+    derandomize=not LONG,
+    database=None,
+    phases=(Phase.generate,),
+)
+@given(data=st.data())
+def test_rules_that_change_at_any_time_lose_nothing_and_let_nobody_in(data: st.DataObject) -> None:
+    with (
+        TemporaryDirectory() as folder,
+        zone_files(Path(folder) / "zones") as rules,
+        mock.patch.object(SqliteEngine, "_wants_full", return_value=False),
+    ):
+        rules(data.draw(st.sampled_from((WAS, IS))))
+        ledger = Clocked(Path(folder) / "l.db", "Test/Town", "2025-07-01T12:00:00Z")
+        ledger.limit("3/day,8/month")
+        ledger.q.admin.throttle_on(total="5/day", no_expiry=True, reason="hot")
+        taken: dict[int, tuple[str, date, int]] = {}
+        acts = st.sampled_from(("take", "take", "take", "refund", "rules", "close"))
+        for act in data.draw(st.lists(acts, min_size=4, max_size=14)):
+            ledger.later(minutes=data.draw(st.integers(0, 20 * 60)))
+            if act == "rules":
+                rules(data.draw(st.sampled_from((WAS, IS, "Asia/Kolkata"))))
+                ledger.reopen()
+            elif act == "close":
+                ledger.q.close_days()
+            elif act == "take":
+                user = data.draw(st.sampled_from(("ada", "bob")))
+                amount = data.draw(st.integers(1, 3))
+                on = calendar_of("Test/Town").date_of(to_ms(ledger.now))
+                with suppress(ClockBehind):
+                    found = ledger.q.consume(user=user, resource="image", amount=amount)
+                    if found.entry_id is not None:
+                        taken[found.entry_id] = (user, on, amount)
+            elif taken:
+                entry_id = data.draw(st.sampled_from(sorted(taken)))
+                with suppress(ClockBehind):
+                    ledger.q.refund(entry_id=entry_id)
+                    del taken[entry_id]
+        assert ledger.q.verify().differences == ()
+        by_user: Counter[str] = Counter()
+        by_date: Counter[tuple[str, date]] = Counter()
+        for user, on, amount in taken.values():
+            by_user[user] += amount
+            by_date[user, on] += amount
+        assert max(by_user.values(), default=0) <= 8
+        assert max(by_date.values(), default=0) <= 3
+        ledger.q.close()
 
 
 def test_days_go_on_being_closed_under_new_rules_without_gap_or_overlap(
@@ -460,13 +693,17 @@ def test_days_go_on_being_closed_under_new_rules_without_gap_or_overlap(
     ledger.later(days=1)
     assert ledger.closed() == ["2025-07-01"]
     assert ledger.take(2)
+    assert ledger.take(1, user="bob")
     rules(IS)
     ledger.reopen()
-    assert ledger.take(3)
+    assert not ledger.take(2)
+    assert ledger.take(1)
     ledger.later(days=2)
     closed = ledger.q.close_days().closed
-    assert [day.day for day in closed][-1] == "2025-07-03"
-    assert sum(day.used for day in closed) <= 5
+    assert [(day.day, day.users, day.used) for day in closed] == [
+        ("2025-07-02", 2, 4),
+        ("2025-07-03", 0, 0),
+    ]
     assert ledger.closed() == []
     assert ledger.take(3)
 

@@ -78,6 +78,18 @@ def test_weeks_and_months_are_made_of_whole_days(
 
 @given(calendar=zones, at=moments)
 @settings(deadline=None)
+def test_what_is_charged_to_a_day_counts_in_it(calendar: Calendar, at: int) -> None:
+    day = calendar.day(at)
+    assert calendar.begins_a_day(day.starts_at_ms)
+    assert calendar.day_charged(day.starts_at_ms) == day
+    for moved_ms in (-11 * HOUR_MS, -1, 1, 3 * HOUR_MS):
+        start = day.starts_at_ms + moved_ms
+        if day.reset_at_ms - day.starts_at_ms == 24 * HOUR_MS:
+            assert calendar.day_charged(start) == day
+
+
+@given(calendar=zones, at=moments)
+@settings(deadline=None)
 def test_hours_counted_from_the_days_start_stay_in_their_day(calendar: Calendar, at: int) -> None:
     hour = calendar.hour_of(at)
     assert hour <= at < hour + HOUR_MS

@@ -7,11 +7,13 @@ may be gone, so counters are compared from the checkpoint's time on.
 from __future__ import annotations
 
 import sqlite3
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any
 
 from quotactl.engines.schema import GUARDS
 from quotactl.policy.model import AMOUNT_MAX
+from quotactl.policy.window import DAY_LONGEST_MS
 
 Finding = tuple[str, dict[str, Any], Any, Any]
 
@@ -143,16 +145,16 @@ FROM idempotency_key AS k JOIN entry AS e ON e.id = k.entry_id
 WHERE k.at_ms <> e.at_ms
 """
 
-# Units are taken (1) and held (2) in the day in which it was; no day has more than 25 hours.
-_TIMES = """
+# Units are taken (1) and held (2) in the day in which it was.
+_TIMES = f"""
 SELECT id, day_ms, at_ms FROM entry
 WHERE id > (SELECT checkpoint_entry_id FROM ledger) AND kind IN (1, 2)
-  AND at_ms - day_ms NOT BETWEEN 0 AND 25 * 3600000
+  AND at_ms - day_ms NOT BETWEEN 0 AND {DAY_LONGEST_MS}
 """
 
 
-def findings(connection: sqlite3.Connection, days: list[tuple[int, int]]) -> Iterator[Finding]:
-    """Every difference, file damage first. `days` are those to compare demand for."""
+def findings(connection: sqlite3.Connection, spans: list[tuple[int, int]]) -> Iterator[Finding]:
+    """Every difference, file damage first. `spans`, in order, are those to compare demand for."""
     yield from _damage(connection)
     for row in connection.execute(_COUNTERS):
         resource_id, period, start, user_id, *values = row
@@ -193,7 +195,7 @@ def findings(connection: sqlite3.Connection, days: list[tuple[int, int]]) -> Ite
         yield "idempotency_key.at_ms", {"entry_id": entry_id}, expected, found
     for entry_id, day_ms, at_ms in connection.execute(_TIMES):
         yield "entry.at_ms", {"entry_id": entry_id}, f"in the day from {day_ms}", at_ms
-    yield from _demand(connection, days)
+    yield from _demand(connection, spans)
 
 
 def _damage(connection: sqlite3.Connection) -> Iterator[Finding]:
@@ -220,24 +222,28 @@ def _damage(connection: sqlite3.Connection) -> Iterator[Finding]:
         yield "ledger.closed_until_ms", {}, closed, until
 
 
-def _demand(connection: sqlite3.Connection, days: list[tuple[int, int]]) -> Iterator[Finding]:
-    """Hourly demand of a day, per resource: what was used and granted against the
+def _demand(connection: sqlite3.Connection, spans: list[tuple[int, int]]) -> Iterator[Finding]:
+    """Hourly demand of a span, per resource: what was used and granted against the
     entries, what was denied, which has none, against the sum of the counters."""
-    taken = {
-        (resource_id, day_ms): sums
-        for resource_id, day_ms, *sums in connection.execute(
-            "SELECT resource_id, day_ms, sum(amount - granted), sum(granted) FROM entry "
-            "WHERE id > (SELECT checkpoint_entry_id FROM ledger) AND day_ms IS NOT NULL "
-            "GROUP BY resource_id, day_ms"
-        )
-    }
+    taken: dict[tuple[int, int], tuple[int, int]] = {}
+    starts = [start for start, _ in spans]
+    for resource_id, day_ms, used, granted in connection.execute(
+        "SELECT resource_id, day_ms, sum(amount - granted), sum(granted) FROM entry "
+        "WHERE id > (SELECT checkpoint_entry_id FROM ledger) AND day_ms IS NOT NULL "
+        "GROUP BY resource_id, day_ms"
+    ):
+        place = bisect_right(starts, day_ms) - 1
+        if place >= 0 and day_ms < spans[place][1]:
+            before = taken.get((resource_id, starts[place]), (0, 0))
+            taken[resource_id, starts[place]] = (before[0] + used, before[1] + granted)
     resources = [row[0] for row in connection.execute("SELECT id FROM resource")]
-    for starts_at_ms, reset_at_ms in days:
+    for starts_at_ms, reset_at_ms in spans:
         for resource_id in resources:
             denied = connection.execute(
                 "SELECT total(denied), total(shadow_denied) FROM counter "
-                "WHERE resource_id = ? AND period = 1440 AND starts_at_ms = ?",
-                (resource_id, starts_at_ms),
+                "WHERE resource_id = ? AND period = 1440 "
+                "AND starts_at_ms >= ? AND starts_at_ms < ?",
+                (resource_id, starts_at_ms, reset_at_ms),
             ).fetchone()
             booked = connection.execute(
                 "SELECT ifnull(sum(used), 0), ifnull(sum(granted), 0), total(denied), "

@@ -11,6 +11,7 @@ from quotactl.engines.sqlite.affected import affected
 from quotactl.engines.sqlite.checks import Finding, findings
 from quotactl.engines.sqlite.recorded import CLOCKS_APART_MS, Recorded, marks, total
 from quotactl.ledger.loaded import Row, Sought
+from quotactl.policy.window import HALF_DAY_MS
 
 _DENIED = f"{total('denied')} AS denied, {total('shadow_denied')} AS shadow_denied"
 
@@ -121,8 +122,10 @@ class Queries(Recorded):
         """Users with any demand, and all demand, of one day."""
         (users,) = self._connection.execute(
             "SELECT count(DISTINCT user_id) FROM counter WHERE period = 1440 "
-            "AND starts_at_ms = ? AND resource_id IN (SELECT id FROM resource)",
-            (starts_at_ms,),
+            "AND starts_at_ms >= ? AND starts_at_ms < ? "
+            "AND resource_id IN (SELECT id FROM resource)",
+            # By noon, as the zone's rules may have been others when it was counted.
+            (starts_at_ms - HALF_DAY_MS, reset_at_ms - HALF_DAY_MS),
         ).fetchone()
         sums = self._dicts(
             "SELECT ifnull(sum(requests), 0) AS requests, ifnull(sum(used), 0) AS used, "
@@ -265,9 +268,9 @@ class Queries(Recorded):
 
     # ---- verifying
 
-    def findings(self, days: list[tuple[int, int]]) -> Iterator[Finding]:
+    def findings(self, spans: list[tuple[int, int]]) -> Iterator[Finding]:
         """Every difference between what stands there and the sums of entries."""
-        return findings(self._connection, days)
+        return findings(self._connection, spans)
 
     def table_counts(self) -> dict[str, int]:
         """Rows of the large tables."""
