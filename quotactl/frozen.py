@@ -38,9 +38,11 @@ def frozen(cls: Class) -> Class:
         "__delattr__": _refuse,
         "__eq__": _eq,
         "__hash__": _hash,
+        "__repr__": _repr,
     }
-    if "__repr__" not in cls.__dict__:
-        added["__repr__"] = _repr
+    for name in ("__init__", "__repr__"):
+        if name in cls.__dict__:
+            added.pop(name, None)
     for name, attribute in added.items():
         setattr(cls, name, attribute)
     return cls
@@ -52,6 +54,13 @@ def changed(one: Value, **fields: Any) -> Value:
     return cast(
         "Value", cls(**dict(zip(cls.__match_args__, _fields_of(one), strict=True)) | fields)
     )
+
+
+def made(cls: type[Value], fields: dict[str, Any]) -> Value:
+    """A value of these fields, which are all of its: unchecked, for what decisions make."""
+    one = cls.__new__(cls)
+    one.__dict__.update(fields)
+    return one
 
 
 class _Fields:

@@ -12,8 +12,7 @@ from quotactl.policy.window import Window
 Row = dict[str, Any]
 
 
-@frozen
-class Head:
+class Head(NamedTuple):
     """The ledger's one row about itself. Times in ms since the epoch, UTC."""
 
     name: str
@@ -27,13 +26,31 @@ class Head:
     checkpoint_at_ms: int
 
 
-@frozen
-class CounterValue:
+class CounterValue(NamedTuple):
     """One counter: units, and the entry that last reset it."""
 
     used: int
     granted: int
     reset_id: int | None
+
+
+class Asked(NamedTuple):
+    """The one request that a transaction is for, so that an engine can look up at once what
+    it needs. Texts that can be stored, and nothing else checked."""
+
+    user: str
+    resource: str
+    key: str | None
+    at_ms: int
+
+
+class UserRow(NamedTuple):
+    """A user as stored; `has_own` tells that something was ever set for them alone."""
+
+    id: int
+    tier_id: int | None
+    protected: int
+    has_own: int
 
 
 class StoredAccount(NamedTuple):

@@ -50,6 +50,16 @@ class Request:
     amount: int = 1
     idempotency_key: str | None = None
 
+    def __init__(
+        self, user: str, resource: str, amount: int = 1, idempotency_key: str | None = None
+    ) -> None:
+        # Made for each decision: written out it costs a quarter.
+        fields = self.__dict__
+        fields["user"] = user
+        fields["resource"] = resource
+        fields["amount"] = amount
+        fields["idempotency_key"] = idempotency_key
+
 
 @frozen
 class Decision:

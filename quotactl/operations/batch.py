@@ -8,34 +8,91 @@ Splitting a batch anywhere changes no answer. Reading order: this, then
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from quotactl.errors import Conflict, InvalidInput
 from quotactl.ledger.entries import Entry, Kind, Reservation
+from quotactl.ledger.loaded import UserRow, tier_or_default
 from quotactl.ledger.values import Decision, Request
 from quotactl.operations.corrections import Corrections
+from quotactl.operations.routine import BOOKED_KINDS, TierRoutine, asked_by
 from quotactl.operations.workspace import start_of
-from quotactl.policy.decide import Level, Verdict, decide, levels_of, tightest
+from quotactl.policy.decide import (
+    Level,
+    Verdict,
+    decide,
+    levels_of,
+    routine_of,
+    tightest,
+)
 from quotactl.policy.model import AMOUNT_MAX, Account, Resource, Rule
 from quotactl.policy.notation import check_amount, check_id
-from quotactl.policy.resolve import Standing, resolve
+from quotactl.policy.resolve import Standing, resolve, totalled
 from quotactl.policy.window import from_ms
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Reading
 
 
 class Batch(Corrections):
     """Decisions, beside the corrections it inherits, on one transaction."""
 
+    def __init__(self, book: Reading) -> None:
+        super().__init__(book)
+        # Kept with the policy: they hold for as long as it stands.
+        routines: dict[tuple[int, int | None, int], TierRoutine]
+        routines = book.policy.resolved.setdefault("routines", {})
+        self._routines = routines
+
+    def look_ahead(self, requests: Sequence[object], now_ms: int) -> None:
+        """Have looked up at once what many requests are about to need, as far as can be told."""
+        users: dict[int, list[str]] = {}
+        keys: list[str] = []
+        resources = self.policy.resources_by_name
+        for request in requests:
+            asked = asked_by(request, now_ms)
+            if asked is None or asked.resource not in resources:
+                continue
+            users.setdefault(resources[asked.resource].id, []).append(asked.user)
+            if asked.key is not None:
+                keys.append(asked.key)
+        day_ms = self.policy.calendar.day(now_ms).starts_at_ms
+        for resource_id, names in users.items():
+            self.book.look_ahead(names, keys, resource_id, day_ms)
+            keys = []
+
     def check(self, request: Request, now_ms: int) -> Decision:
         """What `consume` would answer; takes nothing and is not counted as demand."""
+        decision = self.check_routinely(request, now_ms)
+        if decision is not None:
+            return decision
         resource = self._admit(request)
         account, _ = self._account(request.user, resource, now_ms)
         verdict = decide(self.policy, account, request.amount, now_ms)
         return self._decision(request, account, verdict, counted=False)
 
+    def check_routinely(self, request: Request, now_ms: int) -> Decision | None:
+        """The same, or None where that is no matter of routine."""
+        found = self._routinely(request, self._admit(request), now_ms)
+        if found is None:
+            return None
+        routine, _, used = found
+        if routine.allows(used, request.amount):
+            return routine.allowed(request, used, None)
+        return routine.refused(request, used, now_ms)
+
     def consume(self, request: Request, now_ms: int) -> Decision:
         """Decide one request and count it, as used or as denied."""
         resource = self._admit(request)
-        replayed = self._replayed(request, resource, now_ms, Kind.CONSUME)
-        if replayed is not None:
-            return replayed
+        key = request.idempotency_key
+        if key is not None and self._entry_of_key(key) is not None:
+            replayed = self._replayed(request, resource, now_ms, Kind.CONSUME)
+            if replayed is not None:
+                return replayed
+        found = self._routinely(request, resource, now_ms)
+        if found is not None:
+            return self._count_routinely(request, *found, now_ms)
         account, verdict = self._decide(request, resource, now_ms)
         entry_id = self._count(request, account, verdict, now_ms, Kind.CONSUME)
         return self._decision(request, account, verdict, entry_id=entry_id)
@@ -72,14 +129,103 @@ class Batch(Corrections):
             check_id(request.idempotency_key, "key")
         return self.resource(request.resource)
 
+    def _routinely(
+        self, request: Request, resource: Resource, now_ms: int
+    ) -> tuple[TierRoutine, int, int] | None:
+        """The routine that decides a request, the user's id and what they used; None where
+        it is not a matter of routine. Nearly all are, and cost a fraction then."""
+        name = request.user
+        head = self.book.head
+        closed_until_ms = head.closed_until_ms
+        if (
+            (name, resource.id) in self._accounts
+            or (closed_until_ms is not None and now_ms < closed_until_ms)
+            or now_ms < head.opened_at_ms
+        ):
+            return None
+        user = self.book.user_row(name)
+        if user is None or user.has_own:
+            return None
+        key = (resource.id, user.tier_id, user.protected)
+        routine = self._routines.get(key)
+        if routine is None or not routine.from_ms <= now_ms < routine.until_ms:
+            routine = self._routine_of(user, resource, now_ms)
+            if routine is None:
+                return None
+            self._routines[key] = routine
+        day_ms = routine.day_ms
+        count = self.book.count_of(user.id, resource.id, day_ms)
+        used = 0 if count is None else count[0]
+        pending = self.changes.counters.get((resource.id, 1440, day_ms, user.id))
+        if pending is not None:
+            used += pending[0]
+        if routine.refusal is None and not routine.allows(used, request.amount):
+            return None
+        return routine, user.id, used
+
+    def _routine_of(self, user: UserRow, resource: Resource, now_ms: int) -> TierRoutine | None:
+        policy = self.policy
+        if totalled(policy, resource) or self._strays(resource, now_ms, wide=False):
+            return None
+        tier = tier_or_default(policy, user.tier_id)
+        anybody = Account("", user.id, True, tier, bool(user.protected), resource)
+        routine = routine_of(policy, anybody, now_ms)
+        if routine is None:
+            return None
+        return TierRoutine(routine, tier, resource, policy.calendar.hour_of(now_ms))
+
+    def _count_routinely(
+        self, request: Request, routine: TierRoutine, user_id: int, used: int, now_ms: int
+    ) -> Decision:
+        amount = request.amount
+        changes = self.changes
+        place = (routine.resource_id, 1440, routine.day_ms, user_id)
+        if not routine.allows(used, amount):
+            self._add_counter(place, 0, 0, amount)
+            self._add_demand(routine.refused_key, [1, 0, 0, amount, 0])
+            return routine.refused(request, used, now_ms)
+        if used + amount > AMOUNT_MAX:
+            raise _past_counting(request)
+        entry_id = self._new_entry_id()
+        entry = Entry(
+            entry_id,
+            now_ms,
+            Kind.CONSUME,
+            user_id,
+            routine.resource_id,
+            routine.tier_id,
+            amount,
+            0,
+            routine.day_ms,
+            (),
+            None,
+        )
+        changes.entries.append(entry)
+        self._entries[entry_id] = entry
+        key = request.idempotency_key
+        if key is not None:
+            self._keys[key] = entry_id
+            changes.keys.append((key, entry_id, now_ms))
+        # As _add_counter and _add_demand do it, without their calls.
+        counted = changes.counters.get(place)
+        if counted is None:
+            changes.counters[place] = [amount, 0, 0, 0]
+        else:
+            counted[0] += amount
+        demand = changes.demand.get(routine.allowed_key)
+        if demand is None:
+            changes.demand[routine.allowed_key] = [1, amount, 0, 0, 0]
+        else:
+            demand[0] += 1
+            demand[1] += amount
+        return routine.allowed(request, used + amount, entry_id)
+
     def _decide(self, request: Request, resource: Resource, now_ms: int) -> tuple[Account, Verdict]:
         self._refuse_closed(now_ms)
         account, _ = self._account(request.user, resource, now_ms)
         verdict = decide(self.policy, account, request.amount, now_ms)
         if verdict.allowed and request.amount > self._room(account, verdict, now_ms):
-            raise InvalidInput(
-                f"{request.amount} more units of {resource.name} would take the count past 2^53 - 1"
-            )
+            raise _past_counting(request)
         return account, verdict
 
     def _room(self, account: Account, verdict: Verdict, now_ms: int) -> int:
@@ -140,8 +286,7 @@ class Batch(Corrections):
                 self._add_counter((resource_id, *window, account.user_id), 0, 0, amount)
             values = [1, 0, 0, amount, 0]
         rule = verdict.drill or verdict.rule
-        # Rules of single users would make as many rows as users.
-        rule_id = rule.id if rule.kind in ("tier", "throttle", "enforcement") else None
+        rule_id = rule.id if rule.kind in BOOKED_KINDS else None
         hour_ms = self.policy.calendar.hour_of(now_ms)
         self._add_demand(
             (hour_ms, resource_id, tier_id, verdict.reason, rule.kind, rule_id or 0), values
@@ -246,3 +391,9 @@ class Batch(Corrections):
             reservation_id=entry.id if kind is Kind.HOLD else None,
             replayed=True,
         )
+
+
+def _past_counting(request: Request) -> InvalidInput:
+    return InvalidInput(
+        f"{request.amount} more units of {request.resource} would take the count past 2^53 - 1"
+    )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from quotactl.errors import QuotaError
 from quotactl.ledger.values import Decision, Refund, Request
 from quotactl.operations.batch import Batch
+from quotactl.operations.routine import asked_by
 from quotactl.policy.notation import check_text
 
 if TYPE_CHECKING:
@@ -16,13 +17,19 @@ if TYPE_CHECKING:
 
 def check(engine: Engine, request: Request, now_ms: int) -> Decision:
     """What `consume` would answer now; writes nothing."""
+    asked = asked_by(request, now_ms)
+    if asked is not None:
+        with engine.glancing(asked) as book:
+            decision = Batch(book).check_routinely(request, now_ms)
+        if decision is not None:
+            return decision
     with engine.reading() as book:
         return Batch(book).check(request, now_ms)
 
 
 def consume(engine: Engine, request: Request, now_ms: int) -> Decision:
     """Decide one request and count it: a batch of one."""
-    with engine.writing() as book:
+    with engine.writing(asked_by(request, now_ms)) as book:
         batch = Batch(book)
         decision = batch.consume(request, now_ms)
         batch.store(book)
@@ -39,6 +46,7 @@ def consume_many(
     answers: list[Decision | QuotaError] = []
     with engine.writing() as book:
         batch = Batch(book)
+        batch.look_ahead(requests, now_ms)
         for request in requests:
             try:
                 answers.append(batch.consume(request, now_ms))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from quotactl.ledger.engine import Engine, Reading, Writing
+    from quotactl.ledger.loaded import Asked
 
 
 class _Undone(Exception):
@@ -27,10 +28,13 @@ class Rehearsal:
     def reading(self) -> AbstractContextManager[Reading]:
         return self._engine.reading()
 
+    def glancing(self, asked: Asked) -> AbstractContextManager[Reading]:
+        return self._engine.glancing(asked)
+
     @contextmanager
-    def writing(self) -> Iterator[Writing]:
+    def writing(self, asked: Asked | None = None) -> Iterator[Writing]:
         try:
-            with self._engine.writing() as book:
+            with self._engine.writing(asked) as book:
                 yield book
                 raise _Undone
         except _Undone:

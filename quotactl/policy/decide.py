@@ -7,7 +7,7 @@ import heapq
 from quotactl.policy.burndown import Burn, burn, usable
 from quotactl.policy.model import Account, Block, Policy, Reason, Rule
 from quotactl.policy.resolve import Ceiling, Standing, base_limits, block_on, edges_of, resolve
-from quotactl.policy.window import DAY_LENGTH_MIN, Calendar, Period, Window
+from quotactl.policy.window import DAY, DAY_LENGTH_MIN, Calendar, Period, Window
 
 
 class Verdict:
@@ -140,6 +140,56 @@ def decide(policy: Policy, account: Account, amount: int, now_ms: int) -> Verdic
         periods=periods,
         shared=ceiling.shared,
     )
+
+
+class Routine:
+    """How nearly every request is decided: one limit a day, and nothing else to be seen.
+
+    Worked out for all users of a tier who have nothing of their own, and good from `from_ms`
+    until `until_ms`. Where `allows` says yes, `decide` allows, with the figures of this
+    ceiling and day; where it says no and `refusal` is a reason, `decide` refuses for that
+    reason with the same figures. A property holds the two together.
+    """
+
+    __slots__ = ("_amount_max", "ceiling", "day", "from_ms", "refusal", "until_ms")
+
+    def __init__(self, standing: Standing, day: Window, *, refusal: Reason | None) -> None:
+        (self.ceiling,) = standing.ceilings
+        most = self.ceiling.amount_max
+        self._amount_max: float = float("inf") if most is None else most
+        self.day = day
+        self.refusal = refusal
+        self.from_ms = max(standing.from_ms, day.starts_at_ms)
+        self.until_ms = min(standing.until_ms, day.reset_at_ms)
+
+    def allows(self, used: int, amount: int) -> bool:
+        return used + amount <= self._amount_max
+
+    def retry_after_ms(self, amount: int, now_ms: int) -> int | None:
+        """Where it refuses: to the day's end, or None for more than there is in a day."""
+        return self.day.reset_at_ms - now_ms if amount <= self._amount_max else None
+
+
+def routine_of(policy: Policy, account: Account, now_ms: int) -> Routine | None:
+    """The routine of users placed as this one, or None where there is more to look at."""
+    standing = resolve(policy, account, now_ms)
+    if (
+        standing.mode != "on"
+        or standing.drilled is not None
+        or standing.periods
+        or len(standing.ceilings) != 1
+        or standing.ceilings[0].period != DAY
+        or account.overrides
+        or account.blocks
+        or account.grants
+        or looks_back(policy, account)
+    ):
+        return None
+    refusal: Reason | None = None
+    if not (policy.throttles or policy.enforcements):
+        # No switch can be to blame, or let the request pass earlier than the day's end.
+        refusal = "limit_reached" if standing.listed else "not_in_tier"
+    return Routine(standing, policy.calendar.day(now_ms), refusal=refusal)
 
 
 def _drill(

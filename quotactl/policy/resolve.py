@@ -72,17 +72,22 @@ class Standing:
 def resolve(policy: Policy, account: Account, now_ms: int) -> Standing:
     """The standing of `account` at `now_ms`.
 
-    Users without overrides of their own share their tier's, kept until the next
-    start or end of a switch.
+    Users without overrides of their own share their tier's: one for each span between the
+    starts and ends of switches, kept as long as the policy is.
     """
     overrides = tuple(o for o in account.overrides if _in_force(o, now_ms))
     if overrides:
         return _resolve(policy, account, overrides, now_ms)
     tier = account.tier
     key = (None if tier is None else tier.id, account.resource.id, account.protected)
-    standing: Standing | None = policy.resolved.get(key)
-    if standing is None or not standing.from_ms <= now_ms < standing.until_ms:
-        standing = policy.resolved[key] = _resolve(policy, account, (), now_ms)
+    spans: list[Standing] | None = policy.resolved.get(key)
+    if spans is None:
+        spans = policy.resolved[key] = []
+    for standing in spans:
+        if standing.from_ms <= now_ms < standing.until_ms:
+            return standing
+    standing = _resolve(policy, account, (), now_ms)
+    spans.append(standing)
     return standing
 
 

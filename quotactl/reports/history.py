@@ -86,8 +86,7 @@ class Then:
         for row in book.audit_rows(where={"at_ms > ?": at_ms}):
             self._undo(row)
         self.policy = self._policy()
-        self.head = changed(
-            head,
+        self.head = head._replace(
             zone=self.policy.zone,
             default_tier_id=self.policy.default_tier_id,
             # A decision made then was not made in a day that was closed.
@@ -115,6 +114,10 @@ class Then:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._book, name)
+
+    def user_row(self, name: str) -> None:  # noqa: ARG002
+        """Nobody is a matter of routine: of each user it is asked what there was then."""
+        return
 
     def is_pruned(self, from_ms: int) -> bool:
         """Whether entries from a moment on may be gone."""

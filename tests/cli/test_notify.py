@@ -643,11 +643,14 @@ class BusyOnce:
         self.close = engine.close
         self._wrote = False
 
-    def writing(self) -> Any:
+    def glancing(self, asked: Any) -> Any:
+        return self._engine.glancing(asked)
+
+    def writing(self, asked: Any = None) -> Any:
         if self._wrote:
             raise LedgerBusy("ledger.db is busy")
         self._wrote = True
-        return self._engine.writing()
+        return self._engine.writing(asked)
 
 
 def test_a_busy_ledger_loses_the_audits_row_and_nothing_else(

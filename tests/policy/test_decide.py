@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import quotactl
-from quotactl.policy.decide import Verdict, decide
+from quotactl.policy.decide import Verdict, decide, routine_of
 from quotactl.policy.model import (
     AMOUNT_MAX,
     Account,
@@ -501,3 +501,42 @@ def test_a_throttle_on_and_off_again_leaves_the_ledger_as_it_was(tmp_path: Path)
             assert ledger.check(user="ada", resource="image", amount=2).reason != "ok"
             ledger.admin.throttle_off("melt", reason="test")
             assert [ledger.check(user="ada", resource="image", amount=n) for n in (1, 2)] == before
+
+
+@given(
+    **cases,
+    switches=several,
+    used=st.integers(0, 9),
+    protected=st.booleans(),
+    later=st.integers(0, 90_000_000),
+)
+def test_routine_decides_as_decide_does(
+    limits: tuple[Limit, ...],
+    owned: dict[str, Any],
+    amount: int,
+    switches: tuple[Throttle, ...],
+    used: int,
+    protected: bool,
+    later: int,
+) -> None:
+    of = policy(limits, switches, protected=protected)
+    routine = routine_of(of, account(of), NOW)
+    at = NOW + later
+    if routine is None or not routine.from_ms <= at < routine.until_ms:
+        return
+    verdict = decide(of, account(of, {DAY: used}), amount, at)
+    if routine.allows(used, amount):
+        wanted: tuple[Any, ...] = (True, "ok", None)
+    elif routine.refusal is None:
+        return
+    else:
+        wanted = (False, routine.refusal, routine.retry_after_ms(amount, at))
+    assert (verdict.allowed, verdict.reason, verdict.retry_after_ms) == wanted
+    assert (verdict.rule, verdict.period, verdict.limit, verdict.used) == (
+        routine.ceiling.rule,
+        DAY,
+        routine.ceiling.amount_max,
+        used,
+    )
+    assert (verdict.day_ms, verdict.reset_at_ms, verdict.periods) == (*routine.day, ())
+    assert (verdict.granted, verdict.would_be, verdict.shared) == (0, None, False)

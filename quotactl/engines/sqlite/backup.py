@@ -11,8 +11,9 @@ import sqlite3
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quotactl.engines.schema import apply_migrations
 from quotactl.engines.sqlite.book import Book, PolicyCache
@@ -24,6 +25,9 @@ from quotactl.engines.sqlite.door import (
 from quotactl.engines.sqlite.queue import Turnstile
 from quotactl.engines.sqlite.whole import BESIDE, has_wal, sync
 from quotactl.errors import LedgerBusy, NotFound, QuotaError
+
+if TYPE_CHECKING:
+    from quotactl.ledger.loaded import Asked
 
 BUSY_TIMEOUT_S = 5.0
 
@@ -51,8 +55,12 @@ class Copy:
         with self._transaction("BEGIN"):
             yield Book(self._connection, PolicyCache())
 
+    def glancing(self, asked: Asked) -> AbstractContextManager[Book]:  # noqa: ARG002
+        """As good as a whole view: nobody writes."""
+        return self.reading()
+
     @contextmanager
-    def writing(self) -> Iterator[Book]:
+    def writing(self, asked: Asked | None = None) -> Iterator[Book]:  # noqa: ARG002
         """One transaction, committed when the block ends."""
         with self._transaction("BEGIN IMMEDIATE"):
             yield Book(self._connection, PolicyCache())

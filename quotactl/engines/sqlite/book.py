@@ -11,7 +11,15 @@ from quotactl.engines.sqlite.queries import Queries
 from quotactl.engines.sqlite.recorded import marks
 from quotactl.errors import LedgerCorrupt
 from quotactl.ledger.entries import Changes, Entry, Kind, Reservation
-from quotactl.ledger.loaded import CounterValue, Head, Row, StoredAccount, tier_or_default
+from quotactl.ledger.loaded import (
+    Asked,
+    CounterValue,
+    Head,
+    Row,
+    StoredAccount,
+    UserRow,
+    tier_or_default,
+)
 from quotactl.policy.model import (
     AMOUNT_MAX,
     Account,
@@ -27,20 +35,50 @@ from quotactl.policy.model import (
     Throttle,
     Tier,
 )
+from quotactl.policy.settings import value_of
 from quotactl.policy.window import DAY_LENGTH_MIN, DAY_LONGEST_MS, Period, period_of_length
 
 # Sums of demand stop here rather than leave SQLite's integers: somebody who
 # asks for 2^53 units a thousand times must not break the counting of denials.
 SUM_MAX = 2**62
 
-_HEAD = """
-SELECT name, zone, created_at_ms, opened_at_ms, closed_until_ms, default_tier_id,
+_HEAD_COLUMNS = """
+SELECT ledger.name, zone, ledger.created_at_ms, opened_at_ms, closed_until_ms, default_tier_id,
        policy_version, checkpoint_entry_id, checkpoint_at_ms
-FROM ledger
 """
+HEAD_LENGTH = len(Head._fields)
+_HEAD = f"{_HEAD_COLUMNS} FROM ledger"
 _ENTRY = """
 SELECT id, at_ms, kind, user_id, resource_id, tier_id, amount, granted, day_ms, periods, of_id
 FROM entry
+"""
+# All that a request of one user needs, at once: each statement more costs half as much.
+_GLANCE = f"""
+{_HEAD_COLUMNS},
+       (SELECT ifnull(max(id), 0) FROM entry),
+       (SELECT entry_id FROM idempotency_key WHERE key = ?4),
+       user.id, user.tier_id, user.protected, user.has_own, counter.used, counter.granted
+FROM ledger
+  LEFT JOIN user ON user.name = ?1
+  LEFT JOIN counter ON counter.resource_id = ?2 AND counter.period = 1440
+    AND counter.starts_at_ms = ?3 AND counter.user_id = user.id
+"""
+# The same for many; CROSS JOIN, so that it goes by their names whatever SQLite estimates.
+_GLANCE_USERS = """
+SELECT user.name, user.id, user.tier_id, user.protected, user.has_own,
+       counter.used, counter.granted
+FROM json_each(?1) AS asked CROSS JOIN user ON user.name = asked.value
+  LEFT JOIN counter ON counter.resource_id = ?2 AND counter.period = 1440
+    AND counter.starts_at_ms = ?3 AND counter.user_id = user.id
+"""
+_GLANCE_KEYS = """
+SELECT k.key, k.entry_id FROM json_each(?1) AS asked
+  CROSS JOIN idempotency_key AS k ON k.key = asked.value
+"""
+_ADD_ENTRY = """
+INSERT INTO entry (id, at_ms, kind, user_id, resource_id, tier_id, amount, granted, day_ms,
+                   periods, of_id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _ADD_COUNTER = f"""
 INSERT INTO counter (resource_id, period, starts_at_ms, user_id,
@@ -92,23 +130,75 @@ class PolicyCache:
     def __init__(self) -> None:
         self.policy: Policy | None = None
         self.settings: dict[str, str] = {}
+        # Of the setting `durability`, which every transaction asks for.
+        self.wants_full = True
+
+
+class _Ahead:
+    """What was looked up before it was asked for; None where there is none."""
+
+    __slots__ = ("counts", "keys", "newest_entry_id", "users")
+
+    def __init__(self) -> None:
+        self.users: dict[str, UserRow | None] = {}
+        # By (resource id, day's start, user id).
+        self.counts: dict[tuple[int, int, int], tuple[int, int] | None] = {}
+        self.keys: dict[str, int | None] = {}
+        self.newest_entry_id: int | None = None
+
+    def take(self, asked: Asked, resource_id: int, day_ms: int, row: tuple[Any, ...]) -> None:
+        """Keep what _GLANCE found."""
+        self.newest_entry_id, entry_id, user_id, tier_id, protected, has_own, used, granted = row
+        if asked.key is not None:
+            self.keys[asked.key] = entry_id
+        if user_id is None:
+            self.users[asked.user] = None
+            return
+        self.users[asked.user] = UserRow(user_id, tier_id, protected, has_own)
+        self.counts[resource_id, day_ms, user_id] = None if used is None else (used, granted)
 
 
 class Book(Queries):
     """The view of one transaction. Fulfils `quotactl.ledger.engine.Writing`."""
 
-    def __init__(self, connection: sqlite3.Connection, cache: PolicyCache) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, cache: PolicyCache, asked: Asked | None = None
+    ) -> None:
         super().__init__(connection)
         self._cache = cache
         self._relaxed: Changes | None = None
-        row = connection.execute(_HEAD).fetchone()
+        self._ahead = _Ahead()
+        policy = cache.policy
+        resource = None
+        if asked is not None and policy is not None:
+            resource = policy.resources_by_name.get(asked.resource)
+        if asked is None or policy is None or resource is None:
+            row = connection.execute(_HEAD).fetchone()
+        else:
+            day_ms = policy.calendar.day(asked.at_ms).starts_at_ms
+            row = connection.execute(
+                _GLANCE, (asked.user, resource.id, day_ms, asked.key)
+            ).fetchone()
         if row is None:
             raise LedgerCorrupt("the ledger has lost the row about itself")
-        self.head = Head(*row)
-        policy = cache.policy
-        if policy is None or policy.version != self.head.policy_version:
+        self.head = head = Head._make(row[:HEAD_LENGTH])
+        if policy is None or policy.version != head.policy_version:
             policy = self._read_policy()
+        elif asked is not None and resource is not None:
+            # By a policy that still stands, the right resource and day were looked at.
+            self._ahead.take(asked, resource.id, day_ms, row[HEAD_LENGTH:])
         self.policy: Policy = policy
+
+    @property
+    def dirty(self) -> bool:
+        """Whether something was written that must survive a power cut."""
+        return self._dirty
+
+    @dirty.setter
+    def dirty(self, dirty: bool) -> None:
+        self._dirty = dirty
+        # What was looked up may be another by now.
+        self._ahead = _Ahead()
 
     @property
     def relaxed(self) -> bool:
@@ -117,11 +207,47 @@ class Book(Queries):
 
     # ---- what a decision loads
 
+    def look_ahead(
+        self, users: Sequence[str], keys: Sequence[str], resource_id: int, day_ms: int
+    ) -> None:
+        ahead = self._ahead
+        # Here, so that a gateway's single consume need not load it.
+        from json import dumps
+
+        ahead.users.update(dict.fromkeys(users))
+        for name, user_id, tier_id, protected, has_own, used, granted in self._connection.execute(
+            _GLANCE_USERS, (dumps(users), resource_id, day_ms)
+        ):
+            ahead.users[name] = UserRow(user_id, tier_id, protected, has_own)
+            found = None if used is None else (used, granted)
+            ahead.counts[resource_id, day_ms, user_id] = found
+        if keys:
+            ahead.keys.update(dict.fromkeys(keys))
+            ahead.keys.update(self._connection.execute(_GLANCE_KEYS, (dumps(keys),)).fetchall())
+
+    def user_row(self, name: str) -> UserRow | None:
+        users = self._ahead.users
+        if name not in users:
+            row = self._connection.execute(
+                "SELECT id, tier_id, protected, has_own FROM user WHERE name = ?", (name,)
+            ).fetchone()
+            users[name] = None if row is None else UserRow(*row)
+        return users[name]
+
+    def count_of(self, user_id: int, resource_id: int, day_ms: int) -> tuple[int, int] | None:
+        counts = self._ahead.counts
+        place = (resource_id, day_ms, user_id)
+        if place not in counts:
+            counts[place] = self._connection.execute(
+                "SELECT used, granted FROM counter WHERE resource_id = ? AND period = 1440 "
+                "AND starts_at_ms = ? AND user_id = ?",
+                place,
+            ).fetchone()
+        return counts[place]
+
     def load_account(self, user: str, resource: Resource) -> StoredAccount:
         policy = self.policy
-        row = self._connection.execute(
-            "SELECT id, tier_id, protected, has_own FROM user WHERE name = ?", (user,)
-        ).fetchone()
+        row = self.user_row(user)
         if row is None:
             stranger = Account(user, 0, False, policy.default_tier, False, resource)
             return StoredAccount(stranger, {})
@@ -180,6 +306,11 @@ class Book(Queries):
                 counts[DAY_LENGTH_MIN, start] = (values[0], values[1])
             windows = [window for window in windows if window[0] != DAY_LENGTH_MIN]
         for window in windows:
+            if window[0] == DAY_LENGTH_MIN:
+                count = self.count_of(user_id, resource_id, window[1])
+                if count is not None:
+                    counts[window] = count
+                continue
             row = self._connection.execute(
                 "SELECT used, granted FROM counter WHERE resource_id = ? AND period = ? "
                 "AND starts_at_ms = ? AND user_id = ?",
@@ -263,6 +394,8 @@ class Book(Queries):
         return [grant.id for grant in sorted(grants, key=lambda g: g.burn_order)]
 
     def entry_of_key(self, key: str) -> int | None:
+        if key in self._ahead.keys:
+            return self._ahead.keys[key]
         row = self._connection.execute(
             "SELECT entry_id FROM idempotency_key WHERE key = ?", (key,)
         ).fetchone()
@@ -286,8 +419,10 @@ class Book(Queries):
     # ---- what a decision stores
 
     def next_entry_id(self) -> int:
+        newest = self._ahead.newest_entry_id
+        if newest is None:
+            (newest,) = self._connection.execute("SELECT ifnull(max(id), 0) FROM entry").fetchone()
         # Pruning may have emptied the table; an id never comes back all the same.
-        (newest,) = self._connection.execute("SELECT ifnull(max(id), 0) FROM entry").fetchone()
         return max(int(newest), self.head.checkpoint_entry_id) + 1
 
     def next_user_id(self) -> int:
@@ -315,11 +450,7 @@ class Book(Queries):
                 "INSERT INTO user (id, name, created_at_ms) VALUES (?, ?, ?)", changes.users
             )
         if changes.entries:
-            connection.executemany(
-                "INSERT INTO entry (id, at_ms, kind, user_id, resource_id, tier_id, amount, "
-                "granted, day_ms, periods, of_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [_entry_row(entry) for entry in changes.entries],
-            )
+            connection.executemany(_ADD_ENTRY, map(_entry_row, changes.entries))
         added = []
         for key, values in changes.counters.items():
             if values[0] < 0 or values[1] < 0:
@@ -327,9 +458,7 @@ class Book(Queries):
             else:
                 added.append((*key, *values))
         connection.executemany(_ADD_COUNTER, added)
-        connection.executemany(
-            _ADD_DEMAND, [(*key, *values) for key, values in changes.demand.items()]
-        )
+        connection.executemany(_ADD_DEMAND, [(*k, *v) for k, v in changes.demand.items()])
         for (resource_id, length_min, start, user_id), entry_id in changes.resets.items():
             connection.execute(
                 "UPDATE counter SET reset_id = ? WHERE resource_id = ? AND period = ? "
@@ -473,6 +602,7 @@ class Book(Queries):
         self._cache.settings = dict(
             self._connection.execute("SELECT key, value FROM setting").fetchall()
         )
+        self._cache.wants_full = value_of(self._cache.settings, "durability") == "full"
         self._cache.policy = policy
         return policy
 
@@ -607,17 +737,6 @@ def _entry(row: Sequence[Any]) -> Entry:
 
 
 def _entry_row(entry: Entry) -> tuple[Any, ...]:
-    periods = ",".join(map(str, entry.periods)) if entry.periods else None
-    return (
-        entry.id,
-        entry.at_ms,
-        int(entry.kind),
-        entry.user_id,
-        entry.resource_id,
-        entry.tier_id,
-        entry.amount,
-        entry.granted,
-        entry.day_ms,
-        periods,
-        entry.of_id,
-    )
+    if not entry.periods:
+        return (*entry[:9], None, entry.of_id)
+    return (*entry[:9], ",".join(map(str, entry.periods)), entry.of_id)

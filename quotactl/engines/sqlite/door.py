@@ -7,10 +7,11 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from quotactl.engines.schema import APPLICATION_ID, SCHEMA_VERSION
 from quotactl.engines.sqlite.book import Book, PolicyCache
@@ -23,7 +24,13 @@ from quotactl.errors import (
     QuotaError,
     SchemaMismatch,
 )
-from quotactl.policy.settings import value_of
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from quotactl.ledger.loaded import Asked
+
+Begun = TypeVar("Begun")
 
 TIMEOUT_S = 5.0
 CLOSING_TIMEOUT_S = 0.25
@@ -37,7 +44,6 @@ OLDEST_SQLITE = (3, 37, 0)
 TICK_NS = 20_000_000
 # SQLite's -shm is made of so much at once, and tells of no room for it as of a disk that failed.
 ROOM_NEEDED = 32 * 1024
-_NOTHING = nullcontext()
 _MAKE_ROOM = "nothing was changed; make room"
 
 Access = Literal["rw", "ro", "frozen"]
@@ -102,63 +108,25 @@ class SqliteEngine:
         self._access, self._frozen = access, frozen
         return connection
 
-    @contextmanager
-    def reading(self) -> Iterator[Book]:
+    def reading(self) -> AbstractContextManager[Book]:
         """One consistent view; writes nothing."""
-        with self._alone(), translated(self.path):
-            if identity_of(self._file) != self._identity:
-                self._go_over()
-            with self._unwritten() if self._access == "frozen" else _NOTHING:
-                connection = self._connection
-                try:
-                    _begin(connection, "BEGIN")
-                    yield Book(connection, self._cache)
-                finally:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
+        return _Transaction(self, self._begin_reading, None)
 
-    @contextmanager
-    def writing(self) -> Iterator[Book]:
+    def glancing(self, asked: Asked) -> AbstractContextManager[Book]:
+        """A view of the one statement that looks up what was asked: consistent for that only."""
+        return _Transaction(self, partial(self._begin_glancing, asked), None)
+
+    def writing(self, asked: Asked | None = None) -> AbstractContextManager[Book]:
         """The one door for writes: queued, then begun as an immediate transaction.
 
         What was stored is committed when the block ends, and rolled back when
         it raises. Raises LedgerBusy when the turn does not come in time.
         """
-        with self._alone(), translated(self.path):
-            if self._access != "rw":
-                self._ask_again()
-            try:
-                self._enter()
-                try:
-                    book = self._begin()
-                    yield book
-                    self._end(book)
-                finally:
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
-            finally:
-                # Also where a signal broke it off before it was known that the turn had come.
-                if self._queue is not None:
-                    self._queue.leave()
+        return _Transaction(self, partial(self._begin_writing, asked), self._end)
 
-    @contextmanager
-    def migrating(self) -> Iterator[sqlite3.Connection]:
+    def migrating(self) -> AbstractContextManager[sqlite3.Connection]:
         """Like `writing()`, for a ledger whose schema is not the present one."""
-        with self._alone(), translated(self.path):
-            if self._access != "rw":
-                self._ask_again()
-            try:
-                self._enter()
-                try:
-                    _begin(self._connection, "BEGIN IMMEDIATE")
-                    yield self._connection
-                    self._commit()
-                finally:
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
-            finally:
-                if self._queue is not None:
-                    self._queue.leave()
+        return _Transaction(self, self._begin_migrating, self._commit)
 
     def close(self) -> None:
         if self._pid != os.getpid():
@@ -182,6 +150,71 @@ class SqliteEngine:
         finally:
             if alone:
                 self._lock.release()
+
+    # ---- the steps of a transaction, which `_Transaction` takes
+
+    def _begin_reading(self) -> Book:
+        _begin(self._connection, "BEGIN")
+        return Book(self._connection, self._cache)
+
+    def _begin_glancing(self, asked: Asked) -> Book:
+        if self._connection.in_transaction:
+            # A signal broke off the end of the one before.
+            self._connection.execute("ROLLBACK")
+        return Book(self._connection, self._cache, asked)
+
+    def _begin_writing(self, asked: Asked | None) -> Book:
+        """Begin a transaction that will be as durable as the ledger's setting says."""
+        if self._access != "rw":
+            self._ask_again()
+        self._enter()
+        while True:
+            self._sync(full=self._wants_full())
+            _begin(self._connection, "BEGIN IMMEDIATE")
+            book = Book(self._connection, self._cache, asked)
+            if self._synced_full == self._wants_full():
+                return book
+            # The setting was changed since this process last looked.
+            self._connection.execute("ROLLBACK")
+
+    def _begin_migrating(self) -> sqlite3.Connection:
+        if self._access != "rw":
+            self._ask_again()
+        self._enter()
+        _begin(self._connection, "BEGIN IMMEDIATE")
+        return self._connection
+
+    def _claim(self) -> None:
+        """Have this engine to oneself, of the threads of this process."""
+        if self._pid != os.getpid():
+            raise InvalidInput(
+                "this connection was opened by another process",
+                hint="after a fork, connect() again: SQLite connections don't survive one",
+            )
+        if not self._lock.acquire(timeout=self._timeout_s):
+            raise LedgerBusy("another thread held this connection all the time")
+
+    def _guarded(self) -> AbstractContextManager[None] | None:
+        """Look whether the file is still the same; where it is read without any lock, what
+        guards that until its `__exit__`."""
+        if identity_of(self._file) != self._identity:
+            self._go_over()
+        if self._access != "frozen":
+            return None
+        guard = self._unwritten()
+        guard.__enter__()
+        return guard
+
+    def _leave(self, *, turn: bool) -> None:
+        """Roll back what is not committed, give back the turn, and let others have the engine."""
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        finally:
+            # Also where a signal broke it off before it was known that the turn had come.
+            if turn and self._queue is not None:
+                self._queue.leave()
+            self._lock.release()
 
     def _enter(self) -> None:
         deadline = time.monotonic() + self._timeout_s
@@ -240,6 +273,7 @@ class SqliteEngine:
             raise _written_meanwhile(self.path)
 
     def _end(self, book: Book) -> None:
+        """Commit what was stored."""
         connection = self._connection
         if not book.dirty:
             if not book.relaxed:
@@ -251,9 +285,9 @@ class SqliteEngine:
             self._sync(full=False)
             connection.execute("BEGIN IMMEDIATE")
             book.store_relaxed()
-        self._commit()
+        self._commit(connection)
 
-    def _commit(self) -> None:
+    def _commit(self, _begun: object) -> None:
         try:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -265,18 +299,6 @@ class SqliteEngine:
                 "whether the last change was kept is unknown",
                 hint="try again with the same key",
             ) from error
-
-    def _begin(self) -> Book:
-        """Begin a transaction that will be as durable as the ledger's setting says."""
-        connection = self._connection
-        while True:
-            self._sync(full=self._wants_full())
-            _begin(connection, "BEGIN IMMEDIATE")
-            book = Book(connection, self._cache)
-            if self._synced_full == self._wants_full():
-                return book
-            # The setting was changed since this process last looked.
-            connection.execute("ROLLBACK")
 
     def _go_over(self) -> None:
         """Open the file that has taken the ledger's name, as `db restore` puts one there.
@@ -293,26 +315,59 @@ class SqliteEngine:
         self._synced_full = True
 
     def _wants_full(self) -> bool:
-        return value_of(self._cache.settings, "durability") == "full"
+        return self._cache.wants_full
 
     def _sync(self, *, full: bool) -> None:
         if full != self._synced_full:
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
             self._synced_full = full
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        if self._pid != os.getpid():
-            raise InvalidInput(
-                "this connection was opened by another process",
-                hint="after a fork, connect() again: SQLite connections don't survive one",
-            )
-        if not self._lock.acquire(timeout=self._timeout_s):
-            raise LedgerBusy("another thread held this connection all the time")
+
+class _Transaction(AbstractContextManager[Begun]):
+    """One transaction. A class, as it is a part of every decision: a generator costs more."""
+
+    def __init__(
+        self,
+        engine: SqliteEngine,
+        begin: Callable[[], Begun],
+        end: Callable[[Begun], None] | None,
+    ) -> None:
+        self._engine = engine
+        self._begin = begin
+        self._end = end
+        self._unwritten: AbstractContextManager[None] | None = None
+
+    def __enter__(self) -> Begun:
+        engine = self._engine
+        engine._claim()
         try:
-            yield
-        finally:
-            self._lock.release()
+            if self._end is None:
+                self._unwritten = engine._guarded()
+            self._begun = self._begin()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self._begun
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        engine = self._engine
+        try:
+            try:
+                if error is None and self._end is not None:
+                    self._end(self._begun)
+            finally:
+                engine._leave(turn=self._end is not None)
+                if self._unwritten is not None:
+                    self._unwritten.__exit__(kind, error, trace)
+        except (sqlite3.Error, UnicodeDecodeError) as failure:
+            raise translation_of(failure, engine._at, engine.path) from failure
+        if isinstance(error, sqlite3.Error | UnicodeDecodeError):
+            raise translation_of(error, engine._at, engine.path) from error
 
 
 def identity_of(file: str) -> tuple[int, int] | None:
@@ -377,15 +432,15 @@ def translated(file: Path, *, shown: Path | None = None) -> Iterator[None]:
     """SQLite's errors as ours, one line each, about the file or what it is to become."""
     try:
         yield
-    except sqlite3.Error as error:
-        raise _translate(error, file, shown or file) from error
-    except UnicodeDecodeError as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise translation_of(error, file, shown or file) from error
+
+
+def translation_of(error: sqlite3.Error | UnicodeDecodeError, file: Path, path: Path) -> QuotaError:
+    """An error of SQLite's about a file as ours about a path, which may be what it becomes."""
+    if isinstance(error, UnicodeDecodeError):
         # A damaged schema, quoted in SQLite's own message.
-        path = shown or file
-        raise LedgerCorrupt(f"{path} is damaged: {error}", hint="restore a backup") from error
-
-
-def _translate(error: sqlite3.Error, file: Path, path: Path) -> QuotaError:
+        return LedgerCorrupt(f"{path} is damaged: {error}", hint="restore a backup")
     code = _code(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LedgerBusy(f"{path} is busy", hint="safe to try again")

@@ -21,8 +21,16 @@ class Queries(Recorded):
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         super().__init__(connection)
-        self.dirty = False
+        self._dirty = False
+
+    @property
+    def dirty(self) -> bool:
         """Whether something was written that must survive a power cut."""
+        return self._dirty
+
+    @dirty.setter
+    def dirty(self, dirty: bool) -> None:
+        self._dirty = dirty
 
     def _dicts(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
         cursor = self._connection.execute(sql, parameters)

@@ -1,0 +1,123 @@
+"""What most requests have in common, worked out once for a tier and an hour."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quotactl.frozen import made
+from quotactl.ledger.loaded import Asked
+from quotactl.ledger.values import Decision, Request
+from quotactl.policy.decide import Routine
+from quotactl.policy.model import Resource, Tier
+from quotactl.policy.window import HOUR_MS, from_ms
+
+BOOKED_KINDS = ("tier", "throttle", "enforcement")
+"""The kinds of rules that demand names by id: those of single users would make as many rows
+as users."""
+
+
+class TierRoutine:
+    """A `Routine` with the answers that it gives, and what it books, until the hour is over."""
+
+    __slots__ = (
+        "_allowed",
+        "_limit",
+        "_refused",
+        "_routine",
+        "allowed_key",
+        "allows",
+        "day_ms",
+        "from_ms",
+        "refusal",
+        "refused_key",
+        "resource_id",
+        "tier_id",
+        "until_ms",
+    )
+
+    def __init__(
+        self, routine: Routine, tier: Tier | None, resource: Resource, hour_ms: int
+    ) -> None:
+        ceiling = routine.ceiling
+        rule = ceiling.rule
+        self._routine = routine
+        self.allows = routine.allows
+        self.refusal = routine.refusal
+        self.day_ms = routine.day.starts_at_ms
+        self.from_ms = max(routine.from_ms, hour_ms)
+        self.until_ms = min(routine.until_ms, hour_ms + HOUR_MS)
+        self.resource_id = resource.id
+        self.tier_id = None if tier is None else tier.id
+        rule_id = (rule.id if rule.kind in BOOKED_KINDS else None) or 0
+        where = (hour_ms, resource.id, self.tier_id or 0)
+        # Of demand; what refuses is the tier then, as no throttle is there to do it.
+        self.allowed_key = (*where, "ok", rule.kind, rule_id)
+        self.refused_key = (*where, str(routine.refusal), rule.kind, rule_id)
+        self._limit = ceiling.amount_max
+        self._allowed: dict[str, Any] = {
+            "allowed": True,
+            "reason": "ok",
+            "tier": None if tier is None else tier.name,
+            "period": ceiling.period.name,
+            "limit": ceiling.amount_max,
+            "granted": 0,
+            "reset_at": from_ms(routine.day.reset_at_ms),
+            "retry_after_s": None,
+            "rule": rule,
+            "entry_id": None,
+            "reservation_id": None,
+            "replayed": False,
+            "would_be": None,
+            "message": None,
+        }
+        self._refused = {**self._allowed, "allowed": False, "reason": routine.refusal}
+
+    def allowed(self, request: Request, used: int, entry_id: int | None) -> Decision:
+        """The answer to a request that it allows; `used` as it is shown."""
+        limit = self._limit
+        return made(
+            Decision,
+            {
+                **self._allowed,
+                "user": request.user,
+                "resource": request.resource,
+                "amount": request.amount,
+                "used": used,
+                "remaining": None if limit is None else limit - used,
+                "entry_id": entry_id,
+            },
+        )
+
+    def refused(self, request: Request, used: int, now_ms: int) -> Decision:
+        """The answer to a request that it refuses."""
+        assert self._limit is not None
+        retry_ms = self._routine.retry_after_ms(request.amount, now_ms)
+        return made(
+            Decision,
+            {
+                **self._refused,
+                "user": request.user,
+                "resource": request.resource,
+                "amount": request.amount,
+                "used": used,
+                "remaining": max(0, self._limit - used),
+                "retry_after_s": None if retry_ms is None else -(-retry_ms // 1000),
+            },
+        )
+
+
+def asked_by(request: object, now_ms: int) -> Asked | None:
+    """What to look up for a request; None where it may be what can't be stored.
+
+    What is wrong with it is said when it is decided.
+    """
+    if not isinstance(request, Request):
+        return None
+    user: object = request.user
+    resource: object = request.resource
+    key: object = request.idempotency_key
+    if not (isinstance(user, str) and user.isprintable() and isinstance(resource, str)):
+        return None
+    if not (isinstance(key, str) and key.isprintable()):
+        key = None
+    return Asked(user, resource, key, now_ms)
