@@ -82,20 +82,39 @@ Subject = Callable[[], Sequence[float]]
 """Does a share of its work and returns how long each of its steps took, in seconds."""
 
 
+@dataclass
+class Taken:
+    """What one subject took: in each run the time of each step, and the processor's time."""
+
+    walls: list[list[float]] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def per_second(self, each: int = 1) -> float:
+        """Steps a second, the median of the runs; a step may stand for `each` things."""
+        return statistics.median(each * len(run) / sum(run) for run in self.walls)
+
+    def median(self, of: Callable[[Sequence[float]], float]) -> float:
+        """The median of the runs."""
+        return statistics.median(map(of, self.walls))
+
+
 def in_turn(
     subjects: Mapping[str, Subject], *, runs: int, slices: int = 1, warm: int = 1
-) -> dict[str, list[list[float]]]:
-    """The step times of each subject in each run; a run is `slices` times all of them in turn."""
+) -> dict[str, Taken]:
+    """What each subject took; a run is `slices` times all of them in turn."""
     for _ in range(warm):
         for subject in subjects.values():
             subject()
-    taken: dict[str, list[list[float]]] = {name: [] for name in subjects}
+    taken = {name: Taken() for name in subjects}
     for _ in range(runs):
-        for times in taken.values():
-            times.append([])
+        for one in taken.values():
+            one.walls.append([])
+            one.cpu.append(0.0)
         for _ in range(slices):
             for name, subject in subjects.items():
-                taken[name][-1].extend(subject())
+                began = time.process_time()
+                taken[name].walls[-1].extend(subject())
+                taken[name].cpu[-1] += time.process_time() - began
     return taken
 
 
@@ -111,12 +130,16 @@ def steps(step: Callable[[], object], count: int) -> list[float]:
 
 
 def ratios(
-    above: Sequence[Sequence[float]],
-    below: Sequence[Sequence[float]],
-    of: Callable[[Sequence[float]], float] = sum,
+    above: Taken, below: Taken, of: Callable[[Sequence[float]], float] = sum
 ) -> tuple[float, ...]:
-    """Of each run one ratio; both sides must have taken the same number of steps for a sum."""
-    return tuple(of(a) / of(b) for a, b in zip(above, below, strict=True))
+    """Of each run one ratio; for that of their sums both must have taken as many steps."""
+    return tuple(of(a) / of(b) for a, b in zip(above.walls, below.walls, strict=True))
+
+
+def by_processor(above: Taken, below: Taken) -> str:
+    """The same of the time that the process computed: of use where others use the machine."""
+    ratio = statistics.median(a / b for a, b in zip(above.cpu, below.cpu, strict=True))
+    return f"by processor time {ratio:.2f} x"
 
 
 def share(times: Sequence[float], part: float) -> float:
@@ -126,11 +149,6 @@ def share(times: Sequence[float], part: float) -> float:
 
 def p99(times: Sequence[float]) -> float:
     return share(times, 0.99)
-
-
-def per_second(taken: Sequence[Sequence[float]], each: int = 1) -> float:
-    """Steps a second, the median of the runs; a step may stand for `each` things."""
-    return statistics.median(each * len(times) / sum(times) for times in taken)
 
 
 def thousands(rate: float) -> str:

@@ -21,10 +21,11 @@ from bench import (
     Figure,
     Options,
     Subject,
+    Taken,
+    by_processor,
     in_turn,
     milliseconds,
     p99,
-    per_second,
     ratios,
     steps,
     thousands,
@@ -209,16 +210,16 @@ def singles(options: Options, durability: str, bound: float) -> Iterator[Figure]
             bound=bound if keyed else None,
             at_most=False,
             beside=rates(taken, "product", "bare"),
+            note=by_processor(taken["bare"], taken["product"]),
             values=speed,
         )
         slowest = ratios(taken["product"], taken["bare"], p99)
-        both = [statistics.median(map(p99, taken[subject])) for subject in ("product", "bare")]
         yield Figure(
             POINT,
             f"{what}: p99",
             statistics.median(slowest),
             bound=1.5 if keyed else None,
-            beside=" to ".join(map(milliseconds, both)),
+            beside=" to ".join(milliseconds(one.median(p99)) for one in taken.values()),
             values=slowest,
         )
 
@@ -262,6 +263,7 @@ def batches(options: Options) -> Iterator[Figure]:
             bound=0.45 if keyed else None,
             at_most=False,
             beside=rates(taken, "product", "bare", BATCH),
+            note=by_processor(taken["bare"], taken["product"]),
             values=speed,
         )
 
@@ -317,6 +319,7 @@ def checks(options: Options) -> Iterator[Figure]:
         bound=1.8,
         at_most=False,
         beside=rates(taken, "check", "bare"),
+        note=by_processor(taken["bare"], taken["check"]),
         values=speed,
     )
 
@@ -360,12 +363,11 @@ def cheap_answers(options: Options) -> Iterator[Figure]:
             bound=bound,
             at_most=False,
             beside=rates(taken, what, "consume"),
+            note=by_processor(taken["consume"], taken[what]),
             values=speed,
         )
 
 
-def rates(taken: dict[str, list[list[float]]], ours: str, other: str, each: int = 1) -> str:
+def rates(taken: dict[str, Taken], ours: str, other: str, each: int = 1) -> str:
     """The absolute rates that a ratio is of."""
-    return (
-        f"{thousands(per_second(taken[ours], each))} to {thousands(per_second(taken[other], each))}"
-    )
+    return " to ".join(thousands(taken[name].per_second(each)) for name in (ours, other))
