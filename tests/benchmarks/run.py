@@ -31,7 +31,7 @@ from typing import Any
 
 from bench import Figure, Options, console, progress, table_of
 
-NAMES = ("startup", "deciding")
+NAMES = ("startup", "deciding", "processes", "growth", "size", "replay")
 
 
 def main() -> int:
@@ -69,9 +69,11 @@ def main() -> int:
             runs=asked.runs,
             quick=asked.quick,
             folder=folder,
-            users=asked.users,
-            entries=asked.entries,
+            kept=asked.folder or folder,
+            users=2000 if asked.quick else asked.users,
+            entries=10_000 if asked.quick else asked.entries,
             trace=None if asked.trace is None else Path(asked.trace),
+            texts=[],
         )
         for name in asked.names or NAMES:
             progress(f"== {name}")
@@ -86,9 +88,13 @@ def main() -> int:
                 figures.append(Figure(name, "the rest", None, note=f"broke: {error!r}"))
     found = {**started, "load_after": os.getloadavg()[0]}
     # Wide enough for a file or a pipe to hold whole lines.
-    console(width=None if sys.stdout.isatty() else 150).print(table_of(figures, title_of(found)))
+    out = console(width=None if sys.stdout.isatty() else 160)
+    out.print(table_of(figures, title_of(found)))
+    for text in options.texts:
+        out.print(text)
     if asked.json is not None:
         found["figures"] = [figure.to_dict() for figure in figures]
+        found["texts"] = options.texts
         asked.json.write_text(json.dumps(found, indent=1) + "\n")
     return 1 if broken else 0
 
