@@ -44,17 +44,8 @@ def measure(options: Options) -> Iterator[Figure]:
     policy.write_text(POLICY)
     product = Product(options.folder / "replay-batches.db", "full")
     batch = product_batch(product, keyed=True)
-    line = [
-        command,
-        "replay",
-        trace,
-        "--policy",
-        policy,
-        "--amount",
-        "images",
-        "--failed",
-        "failed",
-    ]
+    line: list[str | Path] = [command, "replay", trace, "--policy", policy]
+    line += ["--amount", "images", "--failed", "failed"]
 
     def whole() -> list[float]:
         ran = run_process(line, env=os.environ)

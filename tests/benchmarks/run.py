@@ -31,7 +31,7 @@ from typing import Any
 
 from bench import Figure, Options, console, progress, table_of
 
-NAMES = ("startup", "deciding", "processes", "growth", "size", "replay")
+NAMES = ("startup", "deciding", "processes", "peers", "growth", "size", "replay")
 
 
 def main() -> int:
