@@ -13,15 +13,17 @@ that is a statement of its own is left out; `continue` and `break`, `+=` and `-=
 places. What a `raise` says is left alone, and so are f-strings, docstrings and assertions.
 
 One pass over the suite records which tests run which lines, and for how long (times are of
-the processor, which other programs don't lengthen); it is kept in the temporary folder
-under a digest of the tree. A mutant is run against the tests that run its line (or, where
-that is run on import, what uses its names): first those that killed neighbours, then the
-fastest, until one fails or their times add up to `--budget` seconds. So a survivor may have
-a slow test that would notice: try it again with `--only` and a larger budget. The tests in
-`APART` are left out: they try other processes, which don't have the mutant.
+the processor, which other programs don't lengthen); it is kept in the temporary folder, and
+made again for the files of tests that changed, for all if anything else did. A mutant is run
+against the tests that run its line (or, where that is run on import, what uses its names):
+first those that killed neighbours, then the fastest, until one fails or their times add up
+to `--budget` seconds. So a survivor may have a slow test that would notice: try it again
+with `--only` and a larger budget. The tests in `APART` are left out: they try other
+processes, which don't have the mutant.
 
-All is done in a copy of the checkout, in forked children of this process, which has
-imported everything but quotactl; the mutant is put in its module's place on import.
+All is done in a copy of the checkout by one session of pytest that has read all tests; each
+mutant has a forked child of it to itself. There the changed function gets its new code; what
+is run on import has its modules and tests read anew.
 
 A mutant that loops is killed: one test used ten times its usual time and ten seconds more.
 One that runs out of time otherwise, waiting for something, is a survivor.
@@ -35,8 +37,8 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import gc
 import hashlib
-import importlib
 import json
 import os
 import random
@@ -48,15 +50,15 @@ import tempfile
 import time
 import traceback
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 
 import pytest
 from hypothesis import Phase, settings
@@ -72,13 +74,9 @@ APART = (
 )  # fmt: skip
 # Measures seconds, and would see a busy machine as a mutant.
 TIMED = "test_twenty_thousand_users_are_reported_and_made_good_quickly"
-# What the tests need and we do not change is there before the first fork.
-FOUND_READY = (
-    "hypothesis.stateful", "hypothesis.strategies", "rich.console", "rich.table", "sqlite_utils",
-    "typer.testing",
-)  # fmt: skip
-# So many are tried before all files of tests are read.
-AT_FIRST = 40
+# What is captured stays in a child's memory, and apart from that of the others.
+OPTIONS = ("-q", "--no-header", "--tb=no", "--capture=sys", "-p", "no:cacheprovider",
+           "-W", "ignore::pytest.PytestAssertRewriteWarning")  # fmt: skip
 MEMORY_MAX = 4 << 30
 
 _COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -116,6 +114,9 @@ class Place:
     last: int
     # Not empty where it runs on import: the names that it gives a meaning.
     names: frozenset[str] = frozenset()
+    # The function that all of it is inside of, as Python names it; and its first line.
+    function: str = ""
+    function_line: int = 0
     # A message: what it says is nobody's promise.
     said: bool = False
 
@@ -165,7 +166,7 @@ def mutants(path: str, source: str) -> Iterator[Mutant]:
 
 
 def _places(
-    tree: ast.AST, place: Place, *, on_import: bool = True
+    tree: ast.AST, place: Place, *, scope: str = ""
 ) -> Iterator[tuple[ast.expr | ast.stmt, Place]]:
     """All statements and expressions that are run, each with its place."""
     for name, value in ast.iter_fields(tree):
@@ -178,20 +179,27 @@ def _places(
                 continue
             if _is_talk(child):
                 continue
-            inside = on_import
-            there = place
+            inside, there = scope, place
             match child:
-                case ast.FunctionDef() | ast.AsyncFunctionDef():
+                case ast.FunctionDef() if not place.function:
                     # Its header runs on import, but shows when the function is called.
-                    there = Place(child.body[0].lineno, child.end_lineno or child.lineno)
-                    inside = False
+                    last = child.end_lineno or child.lineno
+                    yield from _places(child.args, Place(child.body[0].lineno, last))
+                    first = min((d.lineno for d in child.decorator_list), default=child.lineno)
+                    there = Place(child.lineno, last, frozenset(), f"{scope}{child.name}", first)
+                    body = ast.Module(child.body, [])
+                    yield from _places(body, there)
+                    continue
+                case ast.ClassDef():
+                    inside = f"{scope}{child.name}."
+                    there = _place(child, place)
                 case ast.stmt() | ast.ExceptHandler() | ast.match_case():
-                    there = _place(child, on_import=on_import)
+                    there = _place(child, place)
                 case _:
                     pass
             if isinstance(child, ast.expr | ast.stmt):
                 yield child, there
-            yield from _places(child, there, on_import=inside)
+            yield from _places(child, there, scope=inside)
 
 
 def _is_talk(node: ast.AST) -> bool:
@@ -207,7 +215,7 @@ def _is_talk(node: ast.AST) -> bool:
             return False
 
 
-def _place(node: ast.stmt | ast.ExceptHandler | ast.match_case, *, on_import: bool) -> Place:
+def _place(node: ast.stmt | ast.ExceptHandler | ast.match_case, outer: Place) -> Place:
     """The lines of a statement, or of the head of one that has others inside."""
     if isinstance(node, ast.match_case):
         first = last = node.pattern.lineno
@@ -218,10 +226,11 @@ def _place(node: ast.stmt | ast.ExceptHandler | ast.match_case, *, on_import: bo
         below = inner[0].pattern if isinstance(inner[0], ast.match_case) else inner[0]
         last = max(first, below.lineno - 1)
     names: frozenset[str] = frozenset()
-    if on_import:
+    if not outer.function:
         named = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and _is_stored(n)}
         names = frozenset(named or {getattr(node, "name", "")})
-    return Place(first, last, names, isinstance(node, ast.Raise))
+    said = isinstance(node, ast.Raise)
+    return Place(first, last, names, outer.function, outer.function_line, said)
 
 
 def _is_stored(name: ast.Name) -> bool:
@@ -297,10 +306,13 @@ def _is_none(value: ast.expr) -> bool:
 
 @dataclass(frozen=True)
 class Seen:
-    """One pass over the suite: the seconds of each test, and the tests of each line."""
+    """One pass over the suite: the seconds of each test, and the tests of each line.
+
+    Tests of a line are the bits of a number, in the order of `seconds`.
+    """
 
     seconds: dict[str, float]
-    lines: dict[str, dict[int, frozenset[str]]]
+    lines: dict[str, dict[int, int]]
     failed: frozenset[str]
 
     def tests(self, mutant: Mutant, users: dict[str, set[tuple[str, int]]]) -> set[str]:
@@ -308,16 +320,19 @@ class Seen:
         place = mutant.place
         own = self.lines.get(mutant.path, {})
         if not place.names:
-            return self._of(own.get(n) for n in range(place.first, place.last + 1))
+            return self._of(own.get(n, 0) for n in range(place.first, place.last + 1))
         used = self._of(
-            self.lines.get(path, {}).get(line)
+            self.lines.get(path, {}).get(line, 0)
             for name in place.names
             for path, line in users.get(name, ())
         )
         return used or self._of(own.values())
 
-    def _of(self, found: Iterable[frozenset[str] | None]) -> set[str]:
-        return set().union(*(tests for tests in found if tests)) - self.failed
+    def _of(self, lines: Iterable[int]) -> set[str]:
+        able = 0
+        for tests in lines:
+            able |= tests
+        return {test for n, test in enumerate(self.seconds) if able >> n & 1} - self.failed
 
 
 def users_of_names() -> dict[str, set[tuple[str, int]]]:
@@ -339,69 +354,93 @@ def users_of_names() -> dict[str, set[tuple[str, int]]]:
     return users
 
 
-class Watch:
-    """As a plugin of pytest: records the lines and seconds of each test."""
+def watch(items: Sequence[pytest.Item], folder: Path, target: Path) -> None:
+    """Run the tests of one file, and write down which run what."""
+    # Only here: those who merely run the tests need not have it.
+    from coverage import Coverage
 
-    def __init__(self, folder: Path) -> None:
-        # Only here: those who merely run the tests need not have it.
-        from coverage import Coverage
-
-        sources = [str(folder / name / "*") for name in FOLDERS]
-        self._coverage = Coverage(data_file=None, include=sources, config_file=False)
-        self._folder = folder
-        self._seconds: dict[str, float] = {}
-        self._failed: set[str] = set()
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtestloop(self) -> Generator[None, object, object]:
-        self._coverage.start()
-        try:
-            return (yield)
-        finally:
-            self._coverage.stop()
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+    sources = [str(folder / name / "*") for name in FOLDERS]
+    coverage = Coverage(data_file=None, include=sources, config_file=False)
+    seconds: dict[str, float] = {}
+    failed: list[str] = []
+    coverage.start()
+    for item, following in zip_longest(items, items[1:]):
         # What an earlier test had remembered would hide that this one needs it.
-        for name in [name for name in sys.modules if name.startswith("quotactl.")]:
-            for thing in vars(sys.modules[name]).values():
-                if hasattr(thing, "cache_clear"):
-                    thing.cache_clear()
-        self._coverage.switch_context(item.nodeid)
-        began = time.process_time()
-        try:
-            return (yield)
-        finally:
-            self._seconds[item.nodeid] = time.process_time() - began
-            self._coverage.switch_context("")
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self._failed.add(report.nodeid)
-
-    def write(self, to: Path) -> None:
-        data = self._coverage.get_data()
-        lines = {
-            str(Path(name).relative_to(self._folder)): {
-                line: [context for context in contexts if context]
-                for line, contexts in data.contexts_by_lineno(name).items()
-            }
-            for name in data.measured_files()
-        }
-        found = {"seconds": self._seconds, "lines": lines, "failed": sorted(self._failed)}
-        to.write_text(json.dumps(found))
-
-
-def read_seen(source: Path) -> Seen:
-    found = json.loads(source.read_text())
+        forget()
+        coverage.switch_context(item.nodeid)
+        began, before = time.process_time(), item.session.testsfailed
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        seconds[item.nodeid] = time.process_time() - began
+        if item.session.testsfailed > before:
+            failed.append(item.nodeid)
+    coverage.stop()
+    numbers = {test: n for n, test in enumerate(seconds)}
+    data = coverage.get_data()
     lines = {
-        path: {int(line): frozenset(tests) for line, tests in lines.items()}
-        for path, lines in found["lines"].items()
+        str(Path(name).relative_to(folder)): {
+            line: sorted({numbers[test] for test in contexts if test})
+            for line, contexts in data.contexts_by_lineno(name).items()
+        }
+        for name in data.measured_files()
     }
-    return Seen(found["seconds"], lines, frozenset(found["failed"]))
+    unfinished = target.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(json.dumps({"seconds": seconds, "lines": lines, "failed": failed}))
+    unfinished.rename(target)
+
+
+def read_seen(sources: Iterable[Path]) -> Seen:
+    """All that `watch` wrote."""
+    seconds: dict[str, float] = {}
+    lines: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    failed: set[str] = set()
+    for source in sources:
+        found = json.loads(source.read_text())
+        for path, tests in found["lines"].items():
+            for line, numbers in tests.items():
+                lines[path][int(line)] |= sum(1 << len(seconds) + n for n in numbers)
+        seconds |= found["seconds"]
+        failed.update(found["failed"])
+    return Seen(seconds, lines, frozenset(failed))
+
+
+def forget() -> None:
+    """Clear what functions of ours remember."""
+    for name in [name for name in sys.modules if name.startswith("quotactl.")]:
+        for thing in vars(sys.modules[name]).values():
+            if hasattr(thing, "cache_clear"):
+                thing.cache_clear()
 
 
 # ---- trying one
+
+
+def run(items: Sequence[pytest.Item], seconds: dict[str, float], log: int) -> int:
+    """Run tests until one fails, noting each as it begins."""
+    for item, following in zip_longest(items, items[1:]):
+        os.write(log, f"{item.nodeid}\n".encode())
+        # Of the processor: waiting for a busy machine is no loop. Ends the process.
+        signal.setitimer(signal.ITIMER_PROF, 10 + 10 * seconds[item.nodeid])
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if item.session.testsfailed:
+            return pytest.ExitCode.TESTS_FAILED
+    return pytest.ExitCode.OK
+
+
+def put_in(mutant: Mutant, functions: dict[tuple[str, str, int], list[FunctionType]]) -> bool:
+    """Give a function its changed code; False where that can't be done."""
+    place = mutant.place
+    found = functions.get((mutant.path, place.function, place.function_line), [])
+    codes = [compile(mutant.source, mutant.path, "exec", dont_inherit=True)]
+    for code in codes:
+        codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+        if (code.co_qualname, code.co_firstlineno) == (place.function, place.function_line):
+            for function in found:
+                if function.__code__.co_freevars != code.co_freevars:
+                    return False
+                function.__code__ = code
+            forget()
+            return bool(found)
+    return False
 
 
 class Instead(MetaPathFinder):
@@ -427,25 +466,18 @@ class Instead(MetaPathFinder):
         return spec_from_file_location(name, self._file, loader=Loader(name, str(self._file)))
 
 
-class Chosen:
-    """As a plugin of pytest: runs these tests only, in this order, and notes each begun."""
+class Anew:
+    """As a plugin of pytest: runs what is chosen of tests that were read anew."""
 
     def __init__(self, tests: Sequence[str], seconds: dict[str, float], log: int) -> None:
-        self._order = {test: n for n, test in enumerate(tests)}
+        self._tests = tests
         self._seconds = seconds
         self._log = log
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        chosen = [item for item in items if item.nodeid in self._order]
-        items[:] = sorted(chosen, key=lambda item: self._order[item.nodeid])
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        os.write(self._log, f"{item.nodeid}\n".encode())
-        # Of the processor: waiting for a busy machine is no loop. Ends the process.
-        signal.setitimer(signal.ITIMER_PROF, 10 + 10 * self._seconds[item.nodeid])
-        return (yield)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        items = {item.nodeid: item for item in session.items}
+        run([items[test] for test in self._tests if test in items], self._seconds, self._log)
+        return True
 
 
 @dataclass
@@ -453,9 +485,6 @@ class Trial:
     """A child at work on one mutant, or on none."""
 
     mutant: Mutant | None
-    # What is tried now, and what if that lets it pass.
-    tests: list[str]
-    rest: list[str]
     until: float
     log: int
 
@@ -467,110 +496,122 @@ def last_line(log: int) -> str:
 
 
 class Bench:
-    """A copy of the checkout, and the children that try mutants in it."""
+    """The session that has read all tests, and its children that try mutants."""
 
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="quotactl-mutate-")).resolve()
-        ignored = shutil.ignore_patterns("__pycache__")
-        for name in ("quotactl", "migrations", "tests"):
-            shutil.copytree(ROOT / name, self._folder / name, ignore=ignored)
-        for name in ("pyproject.toml", "README.md"):
-            shutil.copy(ROOT / name, self._folder / name)
+    def __init__(self, folder: Path, items: Sequence[pytest.Item]) -> None:
+        self._folder = folder
+        self._items = {item.nodeid: item for item in items}
         self._trials: dict[int, Trial] = {}
+        self._functions: dict[tuple[str, str, int], list[FunctionType]] = defaultdict(list)
+        for thing in gc.get_objects():
+            if isinstance(thing, FunctionType):
+                code = thing.__code__
+                path = code.co_filename.removeprefix(f"{folder}/")
+                self._functions[path, code.co_qualname, code.co_firstlineno].append(thing)
+        # Shared with the children for good.
+        gc.freeze()
+        self.seen = self._see()
 
-    def seen(self) -> Seen:
-        """What the tests run: of an earlier pass over the same tree, or of a new one."""
+    def _see(self) -> Seen:
+        """What the tests run: as far as neither code nor test changed, of an earlier pass."""
         digest = hashlib.sha256(sys.version.encode())
-        for path in sorted(self._folder.rglob("*")):
-            if path.is_file() and not path.is_relative_to(self._folder / "tests/campaigns"):
+        campaigns = self._folder / "tests/campaigns"
+        for path in sorted(self._folder.rglob("*.py")):
+            if not (path.name.startswith("test_") or path.is_relative_to(campaigns)):
                 digest.update(f"{path.relative_to(self._folder)}\0".encode() + path.read_bytes())
         kept = Path(tempfile.gettempdir()) / f"quotactl-seen-{os.getuid()}"
         kept.mkdir(mode=0o700, exist_ok=True)
-        target = kept / f"{digest.hexdigest()[:32]}.json"
-        if not target.exists():
-            say("one pass over the suite, to see which tests run what")
-            log = os.memfd_create("log")
-            os.waitpid(self._fork(lambda: self._watch(target), log), 0)
-            if not target.exists():
-                raise RuntimeError(f"the pass failed: {last_line(log)}")
-        return read_seen(target)
+        files: dict[Path, list[pytest.Item]] = defaultdict(list)
+        for item in self._items.values():
+            files[item.path].append(item)
+        targets = []
+        for path, items in files.items():
+            own = digest.copy()
+            own.update(f"{path.relative_to(self._folder)}\0".encode() + path.read_bytes())
+            targets.append(kept / f"{own.hexdigest()[:32]}.json")
+            if not targets[-1].exists():
+                say(f"which tests of {path.relative_to(self._folder)} run what")
+                self._watch(items, targets[-1])
+        return read_seen(targets)
 
-    def _watch(self, target: Path) -> int:
-        watch = Watch(self._folder)
-        code = self._pytest([*(f"--ignore={name}" for name in APART), "tests"], watch)
-        unfinished = target.with_suffix(f".{os.getpid()}")
-        watch.write(unfinished)
-        unfinished.rename(target)
-        return code
-
-    def start(self, mutant: Mutant | None, tests: list[str], rest: list[str], seen: Seen) -> None:
+    def _watch(self, items: Sequence[pytest.Item], target: Path) -> None:
         log = os.memfd_create("log")
-        until = time.monotonic() + 60 + 10 * sum(seen.seconds[test] for test in tests)
 
-        def run() -> int:
-            if mutant is not None:
-                sys.meta_path.insert(0, Instead(self._folder, mutant))
+        def work() -> int:
+            watch(items, self._folder, target)
+            return 0
+
+        pid = self._fork(work, log)
+        os.waitpid(pid, 0)
+        self._end(pid)
+        if not target.exists():
+            raise RuntimeError(f"the pass failed: {last_line(log)}")
+        os.close(log)
+
+    def start(self, mutant: Mutant | None, tests: Sequence[str]) -> None:
+        """Try a mutant against these tests, in this order."""
+        log = os.memfd_create("log")
+        seconds = self.seen.seconds
+
+        def attempt() -> int:
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX, MEMORY_MAX))
+            if mutant is None or put_in(mutant, self._functions):
+                return run([self._items[test] for test in tests], seconds, log)
+            for name, module in list(sys.modules.items()):
+                if str(getattr(module, "__file__", "")).startswith(str(self._folder)):
+                    del sys.modules[name]
+            sys.meta_path.insert(0, Instead(self._folder, mutant))
             files = sorted({test.partition("::")[0] for test in tests})
-            return self._pytest(["-x", *files], Chosen(tests, seen.seconds, log))
+            return int(pytest.main([*OPTIONS, *files], plugins=[Anew(tests, seconds, log)]))
 
-        self._trials[self._fork(run, log)] = Trial(mutant, tests, rest, until, log)
+        until = time.monotonic() + 60 + 20 * sum(seconds[test] for test in tests)
+        self._trials[self._fork(attempt, log)] = Trial(mutant, until, log)
 
-    def ended(self) -> tuple[Trial, str | None]:
-        """A trial that has ended, and what noticed; None if nothing did."""
+    def ended(self) -> tuple[Mutant | None, str | None]:
+        """A mutant whose trial has ended, and what noticed; None if nothing did."""
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             late = [p for p, trial in self._trials.items() if time.monotonic() > trial.until]
             if pid or late:
                 break
-            time.sleep(0.01)
+            time.sleep(0.005)
         if not pid:
-            self._end(pid := late[0])
-            os.waitpid(pid, 0)
-        trial = self._trials.pop(pid)
-        self._end(pid)
+            self._end(late[0])
+            os.waitpid(late[0], 0)
+        trial = self._trials.pop(pid or late[0])
         begun = last_line(trial.log)
         os.close(trial.log)
-        if late and pid == late[0]:
-            return trial, f"TIME-OUT in {begun}"
+        if not pid:
+            return trial.mutant, f"TIME-OUT in {begun}"
+        self._end(pid)
         if os.WIFSIGNALED(status):
-            how = "loops" if os.WTERMSIG(status) == signal.SIGPROF else f"signal {status & 127}"
-            return trial, f"{begun} ({how})"
+            number = os.WTERMSIG(status)
+            how = "loops" if number == signal.SIGPROF else f"signal {number}"
+            return trial.mutant, f"{begun} ({how})"
         code = os.waitstatus_to_exitcode(status)
         if code in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED):
-            return trial, begun
+            return trial.mutant, begun
         if code != pytest.ExitCode.OK:
             raise RuntimeError(f"pytest itself failed with {code}: {trial.mutant}: {begun}")
-        return trial, None
+        return trial.mutant, None
 
-    def _fork(self, run: Callable[[], int], log: int) -> int:
+    def _fork(self, work: Callable[[], int], log: int) -> int:
         pid = os.fork()
         if pid:
             return pid
         code = 70
         try:
             os.setpgid(0, 0)
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            for standard in (0, 1, 2):
-                os.dup2(nowhere, standard)
+            os.dup2(os.open(os.devnull, os.O_RDWR), 2)
             own = self._folder / f"tmp{os.getpid()}"
             own.mkdir()
-            os.environ |= {"TMPDIR": str(own), "PYTHONPATH": str(self._folder)}
+            os.environ |= {"TMPDIR": str(own), "PYTEST_DEBUG_TEMPROOT": str(own)}
             tempfile.tempdir = None
-            os.chdir(self._folder)
-            sys.path.insert(0, str(self._folder))
-            code = run()
+            code = work()
         except BaseException:  # noqa: BLE001 - the parent has to be told
             os.write(log, traceback.format_exc().encode())
         finally:
             os._exit(code)
-
-    def _pytest(self, arguments: list[str], plugin: object) -> int:
-        quiet = ["-q", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
-        # Hypothesis is here before pytest could rewrite its assertions.
-        quiet += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-        temporary = f"--basetemp={self._folder}/tmp{os.getpid()}/tests"
-        return int(pytest.main([*quiet, temporary, *arguments], plugins=[plugin]))
 
     def _end(self, pid: int) -> None:
         with suppress(ProcessLookupError, PermissionError):
@@ -584,7 +625,9 @@ class Bench:
     def close(self) -> None:
         for pid in self._trials:
             self._end(pid)
-        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+# ---- the campaign
 
 
 def without_shrinking() -> None:
@@ -601,59 +644,99 @@ def without_shrinking() -> None:
 
 
 class Campaign:
-    """Tries mutants, and remembers which tests are good at noticing."""
+    """As a plugin of pytest: instead of the tests, mutants are tried with them."""
 
-    def __init__(self, bench: Bench, seen: Seen, budget_s: float) -> None:
-        self._bench = bench
-        self._seen = seen
-        self._budget_s = budget_s
+    def __init__(self, given: argparse.Namespace, folder: Path, drawn: Sequence[Mutant]) -> None:
+        self._given = given
+        self._folder = folder
+        self._drawn = drawn
         self._users = users_of_names()
         # The tests that killed mutants of a file, and how many.
-        self.killers: dict[str, Counter[str]] = defaultdict(Counter)
+        self._killers: dict[str, Counter[str]] = defaultdict(Counter)
+        self.code = 70
 
-    def order(self, mutant: Mutant) -> list[str]:
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self._bench = Bench(self._folder, session.items)
+        try:
+            self.code = self._run()
+        finally:
+            self._bench.close()
+        return True
+
+    def _run(self) -> int:
+        for test in sorted(self._bench.seen.failed):
+            say(f"fails without any mutant, and is left out: {test}")
+        until = time.monotonic() + self._given.minutes * 60
+        judged: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+        survivors: list[str] = []
+        for mutant, by in self._judge(until):
+            killed = by is not None and not by.startswith("TIME-OUT")
+            judged[killed][mutant.path] += 1
+            if killed:
+                say(f"killed   {mutant}   by {by}")
+            else:
+                why = by or ("" if self._tests(mutant) else "no test runs it")
+                survivors.append(f"{mutant}   {why}".rstrip())
+                say(f"SURVIVED {survivors[-1]}")
+        if (untrue := self._untrue()) is not None:
+            say(f"a test that killed fails without any mutant: {untrue}")
+            return 2
+        say("survivors:")
+        for survivor in sorted(survivors):
+            say(f"  {survivor}")
+        return self._sum_up(judged[True], judged[False])
+
+    def _judge(self, until: float) -> Iterator[tuple[Mutant, str | None]]:
+        """Each mutant with what noticed it, as they come."""
+        waiting = deque(self._drawn)
+        while waiting or self._bench.busy:
+            if time.monotonic() > until:
+                waiting.clear()
+            if waiting and self._bench.busy < self._given.jobs:
+                mutant = waiting.popleft()
+                if tests := self._tests(mutant):
+                    self._bench.start(mutant, tests)
+                else:
+                    yield mutant, None
+            elif self._bench.busy:
+                tried, by = self._bench.ended()
+                assert tried is not None
+                if by in self._bench.seen.seconds:
+                    self._killers[tried.path][by] += 1
+                yield tried, by
+
+    def _tests(self, mutant: Mutant) -> list[str]:
         """The tests to try: those that killed neighbours, then the fastest."""
-        good = self.killers[mutant.path]
-        able = self._seen.tests(mutant, self._users)
-        able = {test for test in able if TIMED not in test}
-        left_s = self._budget_s
+        good, seconds = self._killers[mutant.path], self._bench.seen.seconds
+        able = {t for t in self._bench.seen.tests(mutant, self._users) if TIMED not in t}
+        left_s = self._given.budget
         chosen: list[str] = []
-        for test in sorted(able, key=lambda t: (-good[t], self._seen.seconds[t], t)):
-            left_s -= self._seen.seconds[test]
+        for test in sorted(able, key=lambda t: (-good[t], seconds[t], t)):
+            left_s -= seconds[test]
             if left_s < 0 and chosen:
                 break
             chosen.append(test)
         return chosen
 
-    def judge(self, drawn: Sequence[Mutant], jobs: int) -> Iterator[tuple[Mutant, str | None]]:
-        """Each mutant with what noticed it, as they come."""
-        waiting = deque(drawn)
-        while waiting or self._bench.busy:
-            while waiting and self._bench.busy < jobs:
-                mutant = waiting.popleft()
-                tests = self.order(mutant)
-                if not tests:
-                    yield mutant, None
-                    continue
-                self._bench.start(mutant, tests[:AT_FIRST], tests[AT_FIRST:], self._seen)
-            if not self._bench.busy:
-                continue
-            trial, by = self._bench.ended()
-            assert trial.mutant is not None
-            if by is None and trial.rest:
-                self._bench.start(trial.mutant, trial.rest, [], self._seen)
-                continue
-            if by in self._seen.seconds:
-                self.killers[trial.mutant.path][by] += 1
-            yield trial.mutant, by
-
-    def untrue(self) -> str | None:
+    def _untrue(self) -> str | None:
         """A killer that fails without any mutant too; None if there is none."""
-        killers = sorted(set().union(*self.killers.values()))
+        killers = sorted(set().union(*self._killers.values()))
         if not killers:
             return None
-        self._bench.start(None, killers, [], self._seen)
+        self._bench.start(None, killers)
         return self._bench.ended()[1]
+
+    def _sum_up(self, killed: Counter[str], alive: Counter[str]) -> int:
+        tried = killed + alive
+        enough = True
+        for name in [*sorted(tried), *FOLDERS]:
+            paths = [path for path in tried if path == name or path.startswith(f"{name}/")]
+            if not paths:
+                continue
+            of, count = sum(tried[p] for p in paths), sum(killed[p] for p in paths)
+            say(f"{name}: {count} of {of} killed, {100 * count / of:.1f} %")
+            enough = enough and (name not in FOLDERS or 100 * count >= self._given.least * of)
+        return 0 if enough else 8
 
 
 def main() -> int:
@@ -669,60 +752,45 @@ def main() -> int:
     given = parser.parse_args()
 
     found = [m for path in given.files for m in mutants(path, (ROOT / path).read_text())]
+    chance = random.Random(given.seed)
     drawn = []
     for folder in sorted({mutant.folder for mutant in found}):
         inside = [m for m in found if m.folder == folder]
-        drawn += random.Random(given.seed).sample(inside, min(given.count, len(inside)))
+        drawn += chance.sample(inside, min(given.count, len(inside)))
+    chance.shuffle(drawn)
     if given.only:
         drawn = [m for m in found if f"{m.line}:{m.column}" == given.only]
     say(f"{len(drawn)} of {len(found)} mutants, seed {given.seed}")
 
-    for name in FOUND_READY:
-        importlib.import_module(name)
-    without_shrinking()
-    until = time.monotonic() + given.minutes * 60
-    tried: Counter[str] = Counter()
-    killed: Counter[str] = Counter()
-    survivors: list[str] = []
-    bench = Bench()
+    checkout = Path(tempfile.mkdtemp(prefix="quotactl-mutate-")).resolve()
     try:
-        seen = bench.seen()
-        for test in seen.failed:
-            say(f"fails without any mutant, and is left out: {test}")
-        campaign = Campaign(bench, seen, given.budget)
-        for mutant, by in campaign.judge(drawn, given.jobs):
-            tried[mutant.path] += 1
-            if by is not None and not by.startswith("TIME-OUT"):
-                killed[mutant.path] += 1
-                say(f"killed   {mutant}   by {by}")
-            else:
-                why = by or ("" if campaign.order(mutant) else "no test runs it")
-                survivors.append(f"{mutant}   {why}".rstrip())
-                say(f"SURVIVED {survivors[-1]}")
-            if time.monotonic() > until:
-                break
-        if (untrue := campaign.untrue()) is not None:
-            say(f"a test that killed fails without any mutant: {untrue}")
-            return 2
+        for name in ("quotactl", "migrations", "tests"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, checkout / name, ignore=ignored)
+        for name in ("pyproject.toml", "README.md"):
+            shutil.copy(ROOT / name, checkout / name)
+        # Before the checkout itself, here and in processes that tests start.
+        os.environ["PYTHONPATH"] = str(checkout)
+        sys.path.insert(0, str(checkout))
+        os.chdir(checkout)
+        without_shrinking()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        campaign = Campaign(given, checkout, drawn)
+        apart = [f"--ignore={name}" for name in APART]
+        pytest.main([*OPTIONS, *apart, "tests"], plugins=[campaign])
+        return campaign.code
     finally:
-        bench.close()
-    say("survivors:")
-    for survivor in sorted(survivors):
-        say(f"  {survivor}")
-    enough = True
-    for name in [*sorted(tried), *FOLDERS]:
-        paths = [path for path in tried if path == name or path.startswith(f"{name}/")]
-        if not paths:
-            continue
-        of, count = sum(tried[p] for p in paths), sum(killed[p] for p in paths)
-        say(f"{name}: {count} of {of} killed, {100 * count / of:.1f} %")
-        enough = enough and (name not in FOLDERS or 100 * count >= given.least * of)
-    return 0 if enough else 8
+        os.chdir(ROOT)
+        shutil.rmtree(checkout, ignore_errors=True)
+
+
+# Pytest and the tests talk to another.
+_OUT = os.fdopen(os.dup(1), "w")
 
 
 def say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    _OUT.write(f"{text}\n")
+    _OUT.flush()
 
 
 if __name__ == "__main__":
