@@ -16,6 +16,7 @@ from pathlib import Path
 
 from quotactl.engines.schema import apply_migrations
 from quotactl.engines.sqlite.book import Book, PolicyCache
+from quotactl.engines.sqlite.checks import Look
 from quotactl.engines.sqlite.door import (
     check_schema,
     schema_version,
@@ -79,7 +80,7 @@ class Copy:
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
-        with translated(self.path):
+        with translated(self.path, look=lambda: Look()(self._connection)):
             self._connection.execute(begin)
             try:
                 yield

@@ -7,10 +7,10 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from quotactl.engines.schema import APPLICATION_ID, SCHEMA_VERSION
 from quotactl.engines.sqlite.book import Book, PolicyCache
@@ -25,6 +25,9 @@ from quotactl.errors import (
 )
 from quotactl.policy.settings import value_of
 
+if TYPE_CHECKING:
+    from quotactl.engines.sqlite.checks import Look
+
 TIMEOUT_S = 5.0
 CLOSING_TIMEOUT_S = 0.25
 # Few and large checkpoints: measured to cut the slowest one in a thousand
@@ -38,6 +41,16 @@ TICK_NS = 20_000_000
 # SQLite's -shm is made of so much at once, and tells of no room for it as of a disk that failed.
 ROOM_NEEDED = 32 * 1024
 _NOTHING = nullcontext()
+# A program's fault, or that of what it read.
+_FAULTS = (
+    ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError,
+)  # fmt: skip
+# A text that is no UTF-8 has no code; a CHECK that failed, a sum out of range.
+_EXPLAINED = frozenset(
+    {0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
+    # Of numbers that are given out one by one, too.
+    | {sqlite3.SQLITE_FULL}
+)
 _MAKE_ROOM = "nothing was changed; make room"
 
 Access = Literal["rw", "ro", "frozen"]
@@ -68,6 +81,7 @@ class SqliteEngine:
         self._pid = os.getpid()
         self._queue: Turnstile | None = None
         self._cache = PolicyCache()
+        self._odd: Look | None = None
         self._synced_full = True
         self._older_too = older_too
         self._access: Access = "rw"
@@ -105,7 +119,7 @@ class SqliteEngine:
     @contextmanager
     def reading(self) -> Iterator[Book]:
         """One consistent view; writes nothing."""
-        with self._alone(), translated(self.path):
+        with self._alone(), translated(self.path, look=self._look):
             if identity_of(self._file) != self._identity:
                 self._go_over()
             with self._unwritten() if self._access == "frozen" else _NOTHING:
@@ -124,7 +138,7 @@ class SqliteEngine:
         What was stored is committed when the block ends, and rolled back when
         it raises. Raises LedgerBusy when the turn does not come in time.
         """
-        with self._alone(), translated(self.path):
+        with self._alone(), translated(self.path, look=self._look):
             if self._access != "rw":
                 self._ask_again()
             try:
@@ -144,7 +158,7 @@ class SqliteEngine:
     @contextmanager
     def migrating(self) -> Iterator[sqlite3.Connection]:
         """Like `writing()`, for a ledger whose schema is not the present one."""
-        with self._alone(), translated(self.path):
+        with self._alone(), translated(self.path, look=self._look):
             if self._access != "rw":
                 self._ask_again()
             try:
@@ -182,6 +196,13 @@ class SqliteEngine:
         finally:
             if alone:
                 self._lock.release()
+
+    def _look(self) -> str | None:
+        if self._odd is None:
+            from quotactl.engines.sqlite.checks import Look
+
+            self._odd = Look()
+        return self._odd(self._connection)
 
     def _enter(self) -> None:
         deadline = time.monotonic() + self._timeout_s
@@ -373,16 +394,36 @@ def check_schema(connection: sqlite3.Connection, path: Path, *, older_too: bool 
 
 
 @contextmanager
-def translated(file: Path, *, shown: Path | None = None) -> Iterator[None]:
-    """SQLite's errors as ours, one line each, about the file or what it is to become."""
+def translated(
+    file: Path, *, shown: Path | None = None, look: Callable[[], str | None] | None = None
+) -> Iterator[None]:
+    """SQLite's errors as ours, one line each, about the file or what it is to become.
+
+    `look` says what is odd in the ledger, if anything: a failure of any kind is then one of
+    the ledger, not of the program.
+    """
     try:
         yield
     except sqlite3.Error as error:
-        raise _translate(error, file, shown or file) from error
+        known = _translate(error, file, shown or file)
+        if type(known) is QuotaError and _code(error) in _EXPLAINED:
+            _explain(look, shown or file, error)
+        raise known from error
     except UnicodeDecodeError as error:
         # A damaged schema, quoted in SQLite's own message.
         path = shown or file
         raise LedgerCorrupt(f"{path} is damaged: {error}", hint="restore a backup") from error
+    except _FAULTS as error:
+        _explain(look, shown or file, error)
+        raise
+
+
+def _explain(look: Callable[[], str | None] | None, path: Path, error: Exception) -> None:
+    odd = None if look is None else look()
+    if odd is not None:
+        raise LedgerCorrupt(
+            f"{path} is damaged: {odd}", hint="quotactl db verify tells more; restore a backup"
+        ) from error
 
 
 def _translate(error: sqlite3.Error, file: Path, path: Path) -> QuotaError:
