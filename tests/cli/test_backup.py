@@ -146,6 +146,15 @@ def test_the_newest_are_kept_and_only_backups_of_this_ledger_go(cli: Any) -> Non
     assert all(file.exists() for file in foreign)
 
 
+def test_of_many_in_one_second_the_last_is_the_newest_and_stays(cli: Any) -> None:
+    for number in range(1, 5):
+        cli.ok("tier create", f"t{number}")
+        last = made(cli, "--keep", "2")
+        assert last.exists()
+    assert last.name == "prod.db-20250327T090000Z-4.backup"
+    assert "t4" in content(last)
+
+
 def test_a_ledger_that_does_not_add_up_gives_no_backup_and_costs_no_older_one(cli: Any) -> None:
     cli.ok("consume ada image")
     older = made(cli)
