@@ -291,6 +291,8 @@ def restore(
 
 def _target(path: Path, to: str | None) -> tuple[Path, Path | None]:
     """The folder it goes to, and the file's path where it is not one of many there."""
+    if to is not None and "://" in to:
+        raise InvalidInput("a backup goes to a file or a folder, not to a URL")
     if to is not None and not (to.endswith("/") or Path(to).is_dir()):
         if not Path(to).absolute().parent.is_dir():
             raise NotFound(f"no folder {Path(to).parent} for a backup")

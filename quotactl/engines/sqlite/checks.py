@@ -337,7 +337,8 @@ def _demand(days: list[tuple[int, int]], connection: sqlite3.Connection) -> Iter
             for field, wanted, found in zip(
                 ("used", "granted", "denied", "shadow_denied"), expected, booked, strict=True
             ):
-                # Denied units stop counting at 2^53 - 1, each sum at its own time.
-                full = field.endswith("denied") and max(wanted, found) >= AMOUNT_MAX
+                # Of each user, denied units stop counting at 2^53 - 1: their sum is then
+                # less than what was booked.
+                full = field.endswith("denied") and wanted >= AMOUNT_MAX
                 if wanted != found and not full:
                     yield f"demand.{field}", where, int(wanted), int(found)

@@ -57,7 +57,9 @@ Access = Literal["rw", "ro", "frozen"]
 _MODES: dict[Access, str] = {"rw": "?mode=rw", "ro": "?mode=ro", "frozen": "?mode=ro&immutable=1"}
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
+    """What a checkpoint changes about a ledger's file."""
+
     device: int
     inode: int
     size: int
@@ -85,7 +87,7 @@ class SqliteEngine:
         self._synced_full = True
         self._older_too = older_too
         self._access: Access = "rw"
-        self._frozen: _State | None = None
+        self._frozen: State | None = None
         # A relative path means another file once the process has changed its folder.
         self._at = path.absolute()
         self._file = os.fspath(self._at)
@@ -106,7 +108,7 @@ class SqliteEngine:
             connection.close()
 
     def _open_once(self) -> sqlite3.Connection:
-        access, frozen = _access(self._at)
+        access, frozen = access_of(self._at)
         connection = _connect(self._at, self._timeout_s, access, shown=self.path)
         try:
             check_schema(connection, self.path, older_too=self._older_too)
@@ -230,7 +232,7 @@ class SqliteEngine:
 
     def _ask_again(self) -> None:
         """Refuse to write to what may only be read, unless that has changed meanwhile."""
-        if _access(self._at)[0] == "rw":
+        if access_of(self._at)[0] == "rw":
             self._go_over()
         if self._access != "rw":
             raise QuotaError(
@@ -244,7 +246,7 @@ class SqliteEngine:
 
         Raises LedgerBusy where somebody did, whatever was read.
         """
-        before = _state(self._at)
+        before = state_of(self._at)
         if before != self._frozen:
             self._go_over()
             before = self._frozen
@@ -254,11 +256,11 @@ class SqliteEngine:
         try:
             yield
         except Exception as error:
-            if _state(self._at) == before:
+            if state_of(self._at) == before:
                 raise
-            raise _written_meanwhile(self.path) from error
-        if _state(self._at) != before:
-            raise _written_meanwhile(self.path)
+            raise written_meanwhile(self.path) from error
+        if state_of(self._at) != before:
+            raise written_meanwhile(self.path)
 
     def _end(self, book: Book) -> None:
         connection = self._connection
@@ -485,7 +487,8 @@ def _gone(path: Path) -> NotFound:
     return NotFound(f"the ledger {path} is gone", hint="restore it: quotactl db restore BACKUP")
 
 
-def _written_meanwhile(path: Path) -> LedgerBusy:
+def written_meanwhile(path: Path) -> LedgerBusy:
+    """What is said of a read without locks under which the file was changed."""
     return LedgerBusy(
         f"{path} was written while it was read without locks, for want of write permission here",
         hint="safe to try again",
@@ -499,7 +502,7 @@ def _begin(connection: sqlite3.Connection, how: str) -> None:
     connection.execute(how)
 
 
-def _access(path: Path) -> tuple[Access, _State | None]:
+def access_of(path: Path) -> tuple[Access, State | None]:
     """How this process may open a ledger, and for "frozen" the file's state.
 
     Whoever reads a ledger in WAL mode needs its -shm, and makes it where there is none: in
@@ -519,7 +522,7 @@ def _access(path: Path) -> tuple[Access, _State | None]:
     # Some time after its last change: another one within the clock's tick would not show.
     deadline = time.monotonic() + 1
     while True:
-        state = _state(path)
+        state = state_of(path)
         if state is None or state.wal_size:
             return "ro", None
         age_ns = time.time_ns() - state.mtime_ns
@@ -532,7 +535,7 @@ def _may_write(name: str) -> bool:
     return os.access(name, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
-def _state(path: Path) -> _State | None:
+def state_of(path: Path) -> State | None:
     """What a checkpoint changes about a file; None where there is none."""
     real = os.path.realpath(path)
     try:
@@ -544,7 +547,7 @@ def _state(path: Path) -> _State | None:
         wal_size = os.stat(real + "-wal").st_size  # noqa: PTH116
     except OSError:
         wal_size = 0
-    return _State(file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, wal_size)
+    return State(file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, wal_size)
 
 
 def _is_there(path: Path, timeout_s: float) -> bool:
