@@ -168,14 +168,17 @@ class Invocation:
 
 
 def without_password(text: str) -> str:
-    """The same text, with what stands before the @ of a URL blotted out."""
+    """The same text, with what stands before the @ of a URL and after its ? blotted out."""
     head, separator, rest = text.partition("://")
-    if not separator or "@" not in rest:
+    if not separator:
         return text
-    words = rest.split(" ")
+    url, blank, rest = rest.partition(" ")
     # A password may hold any sign but a blank; more than needed is hidden rather than less.
-    words[0] = "***@" + words[0].rpartition("@")[2] if "@" in words[0] else words[0]
-    return f"{head}://{without_password(' '.join(words))}"
+    if "@" in url:
+        url = "***@" + url.rpartition("@")[2]
+    if "?" in url:
+        url = url.partition("?")[0] + "?***"
+    return f"{head}://{url}{blank}{without_password(rest)}"
 
 
 def invocation() -> Invocation:

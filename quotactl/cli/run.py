@@ -107,7 +107,11 @@ def _fail(error: QuotaError, this: Invocation) -> int:
     if this.debug:
         import traceback
 
-        traceback.print_exc()
+        sys.stderr.writelines(
+            without_password(line) + "\n" for line in traceback.format_exc().splitlines()
+        )
+    error.message = without_password(error.message)
+    error.hint = None if error.hint is None else without_password(error.hint)
     if this.format in {"json", "jsonl"} or (this.format is None and _asks_for_json(this.argv)):
         sys.stdout.write(render(error.to_dict(), "jsonl"))
         sys.stdout.flush()
@@ -119,7 +123,7 @@ def _fail(error: QuotaError, this: Invocation) -> int:
 
 def _tell(text: str, code: int) -> int:
     with suppress(OSError):  # nobody to tell: the exit code still does
-        sys.stderr.write(f"quotactl: {neutralise(without_password(text))}\n")
+        sys.stderr.write(f"quotactl: {neutralise(text)}\n")
         sys.stderr.flush()
     return code
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from quotactl.engines.schema import SCHEMA_VERSION
 from quotactl.engines.sqlite import backup as files
 from quotactl.engines.sqlite.door import unusable
 from quotactl.engines.sqlite.whole import publish, workspace
-from quotactl.errors import InvalidInput, LedgerCorrupt, NotFound, QuotaError
+from quotactl.errors import Conflict, InvalidInput, LedgerCorrupt, NotFound, QuotaError
 from quotactl.frozen import frozen
 from quotactl.ledger.values import View, rfc3339
 from quotactl.ledger.views import Outcome
@@ -180,35 +180,60 @@ def back_up(
         kept = value_of(book.settings, "backup_keep")
     if keep is None and kept != "all":
         keep = int(kept)
-    folder, final = _target(path, to, now)
+    folder, final = _target(path, to)
     try:
         # Of one name for all backups in a folder: each clears away what was left of others.
-        with workspace(final.with_name(path.name) if folder else final) as room:
+        with workspace(folder / path.name if final is None else final) as room:
             copy = room / "copy"
-            files.back_up(path, copy, shown=final)
+            files.back_up(path, copy, shown=final or folder)
             found = _checked(copy, to_ms(now), path, "quotactl db verify has them all")
             files.share_like(path, copy)
             size = copy.stat().st_size
-            publish(copy, final)
+            if final is not None:
+                publish(copy, final)
+                return Backup(str(final), size, found.entries, found.audit_hash, ())
+            final = _publish_in(folder, path, now, copy)
     except OSError as error:
-        raise QuotaError(f"no backup at {final}: {error.strerror}") from None
+        raise QuotaError(f"no backup at {final or folder}: {error.strerror}") from None
     removed: list[str] = []
-    if folder and keep is not None:
-        for old in backups_of(path, final.parent)[:-keep]:
+    if keep is not None:
+        for old in backups_of(path, folder)[:-keep]:
             files.remove(old)
             removed.append(str(old))
     return Backup(str(final), size, found.entries, found.audit_hash, tuple(removed))
 
 
+def _publish_in(folder: Path, path: Path, now: datetime, copy: Path) -> Path:
+    """Give a backup the next name of its second, after those that others took meanwhile."""
+    stamp = _stamp(now)
+    # Beyond the last: a lower one that has become free would be taken for the oldest.
+    orders = [_order(path, file.name) for file in backups_of(path, folder)]
+    number = max((number for taken_at, number in orders if taken_at == stamp), default=0) + 1
+    while True:
+        more = f"-{number}" if number > 1 else ""
+        final = folder / f"{path.name}-{stamp}{more}.backup"
+        if not os.path.lexists(final):
+            with suppress(Conflict):
+                publish(copy, final)
+                return final
+        number += 1
+
+
 def backups_of(path: Path, folder: Path) -> list[Path]:
     """The backups of a ledger in a folder, the oldest first; of no other file there."""
-    pattern = re.compile(rf"{re.escape(path.name)}-(\d{{8}}T\d{{6}}Z)(?:-(\d+))?\.backup")
     found = [
-        (match[1], int(match[2] or 1), file)
+        file
         for file in folder.iterdir()
-        if (match := pattern.fullmatch(file.name)) and file.is_file() and not file.is_symlink()
+        if _order(path, file.name)[1] and file.is_file() and not file.is_symlink()
     ]
-    return [file for _, _, file in sorted(found)]
+    return sorted(found, key=lambda file: _order(path, file.name))
+
+
+def _order(path: Path, name: str) -> tuple[str, int]:
+    """The second of a ledger's backup and its number in it, from 1 on; 0 of another file."""
+    pattern = rf"{re.escape(path.name)}-(\d{{8}}T\d{{6}}Z)(?:-(\d+))?\.backup"
+    match = re.fullmatch(pattern, name)
+    return ("", 0) if match is None else (match[1], int(match[2] or 1))
 
 
 def backup_folder(path: Path) -> Path:
@@ -264,28 +289,30 @@ def restore(
 # ---- steps
 
 
-def _target(path: Path, to: str | None, now: datetime) -> tuple[bool, Path]:
-    """Whether it goes into a folder, and the file's path."""
+def _target(path: Path, to: str | None) -> tuple[Path, Path | None]:
+    """The folder it goes to, and the file's path where it is not one of many there."""
+    if to is not None and "://" in to:
+        raise InvalidInput("a backup goes to a file or a folder, not to a URL")
     if to is not None and not (to.endswith("/") or Path(to).is_dir()):
         if not Path(to).absolute().parent.is_dir():
             raise NotFound(f"no folder {Path(to).parent} for a backup")
         if os.path.lexists(to):
             raise InvalidInput(f"{to} exists already", hint="name a new file, or a folder")
-        return False, Path(to)
+        return Path(to).parent, Path(to)
     folder = backup_folder(path) if to is None else Path(to)
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise QuotaError(f"can't make {folder}: {error.strerror}") from None
-    return True, _free_name(folder / f"{path.name}-{_stamp(now)}", ".backup")
+    return folder, None
 
 
-def _free_name(path: Path, suffix: str = "") -> Path:
+def _free_name(path: Path) -> Path:
     """The path, or with -2, -3 … where something has that name."""
-    number, free = 1, path.with_name(path.name + suffix)
+    number, free = 1, path
     while os.path.lexists(free):
         number += 1
-        free = path.with_name(f"{path.name}-{number}{suffix}")
+        free = path.with_name(f"{path.name}-{number}")
     return free
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quotactl.errors import Conflict, InvalidInput, NotFound
@@ -24,16 +23,18 @@ HOLDS_MAX = 500
 frees more: until then less is allowed than could be, rather than all wait for one."""
 
 
-@dataclass(slots=True)
 class Taken:
     """What one entry took and has not given back yet.
 
     `outstanding` is what grants paid, in burn order.
     """
 
-    entry: Entry
-    left: int
-    outstanding: list[Burn]
+    __slots__ = ("entry", "left", "outstanding")
+
+    def __init__(self, entry: Entry, left: int, outstanding: list[Burn]) -> None:
+        self.entry = entry
+        self.left = left
+        self.outstanding = outstanding
 
 
 class Corrections(Workspace):

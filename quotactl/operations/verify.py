@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,15 @@ from quotactl.frozen import frozen
 from quotactl.ledger.values import View, rfc3339
 from quotactl.operations import audit
 from quotactl.operations.days import strays_of
+from quotactl.policy.notation import INSTANT_MAX_MS
 from quotactl.policy.window import DAY_LONGEST_MS, from_ms, period_of_length
 
 if TYPE_CHECKING:
     from quotactl.ledger.engine import Engine, Reading
 
 DIFFERENCES_MAX = 1000
+# More than can be kept: where there seem to be, a counter is of no day at all.
+DAYS_MAX = 4000
 
 
 @frozen
@@ -82,7 +85,7 @@ def _spans(book: Reading, now_ms: int) -> list[tuple[int, int]]:
     """
     calendar = book.policy.calendar
     first_ms, last_ms = book.counter_span()
-    if first_ms is None or last_ms is None:
+    if first_ms is None or last_ms is None or not 0 <= last_ms < INSTANT_MAX_MS:
         return []
     checkpoint_ms = book.head.checkpoint_at_ms
     strays = {s for row in book.rows("resource") for s in strays_of(book, row["id"], 0)}
@@ -94,7 +97,7 @@ def _spans(book: Reading, now_ms: int) -> list[tuple[int, int]]:
     while crossed(day.starts_at_ms) and day.starts_at_ms >= checkpoint_ms:
         day = calendar.day(day.starts_at_ms - 1)
     spans: list[tuple[int, int]] = []
-    while day.starts_at_ms <= max(last_ms, now_ms):
+    while day.starts_at_ms <= max(last_ms, now_ms) and len(spans) < DAYS_MAX:
         if spans and crossed(day.starts_at_ms):
             spans[-1] = (spans[-1][0], day.reset_at_ms)
         else:
@@ -109,7 +112,9 @@ def _closed_days(book: Reading) -> list[Difference]:
     recorded = {}
     for row in book.audit_rows(where={"action = ?": "day.close"}):
         with suppress(ValueError, TypeError):  # edited: the chain tells
-            recorded[row["subject"]] = json.loads(row["after"])
+            after = json.loads(row["after"])
+            if isinstance(after, dict):
+                recorded[row["subject"]] = after
     differences = []
     for row in book.rows("closed_day", order="starts_at_ms"):
         expected = recorded.pop(row["day"], None)
@@ -126,7 +131,7 @@ def _closed_days(book: Reading) -> list[Difference]:
 
 
 def _where(book: Reading, where: Mapping[str, Any]) -> str:
-    """A place in words: `ada image day 2025-03-27T00:00:00Z`."""
+    """A place in words: `ada image day 2025-03-27T00:00:00Z`; what can't be one as it is."""
     words: list[str] = []
     for key, value in where.items():
         if key == "user_id":
@@ -134,9 +139,16 @@ def _where(book: Reading, where: Mapping[str, Any]) -> str:
         elif key == "resource_id":
             words.append(book.resource_name(value))
         elif key == "period":
-            words.append(period_of_length(value).name)
+            words.append(_said(lambda v: period_of_length(v).name, value))
         elif key == "starts_at_ms":
-            words.append(rfc3339(from_ms(value)) or "")
+            words.append(_said(lambda v: rfc3339(from_ms(v)) or "", value))
         else:
             words.append(f"{key.removesuffix('_id')} {value}".strip())
     return " ".join(words)
+
+
+def _said(read: Callable[[Any], str], value: Any) -> str:
+    try:
+        return read(value)
+    except (ValueError, TypeError, OverflowError):
+        return str(value)

@@ -4,7 +4,9 @@
 
 In each round one to six processes write; one is killed at a random moment, the others
 must get on, and are killed in their turn. Then: open, `verify`, compare with what had been
-acknowledged, try everything again with the same keys, and compare to the unit. Ledgers
+acknowledged, try everything again with the same keys, and compare to the unit. Among the
+writes are throttles, moves, limits, grants, backups and closes; from round to round eight days
+pass, so that closes have days to close and entries, keys and counters to prune. Ledgers
 alternate between `full` and `relaxed`, and between many and few checkpoints. Prints the
 figures as JSON; exits 1 at the first promise that did not hold, with the round's seed.
 """
@@ -16,56 +18,82 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import acts
 import rig
-from rig import Child, Failure, Line, Load, Tell, require
+from rig import Child, Clock, Failure, Line, Load, Tell, require
 
 import quotactl
 
 ROUNDS_PER_LEDGER = 10
+FIRST = datetime(2025, 3, 27, 12, 0, tzinfo=UTC)
+BETWEEN = timedelta(days=8)
+DAY_MS = 86_400_000
 
 
-def write(tell: Tell, path: Path, prefix: str, seed: str) -> None:
+def clock_of(number: int) -> Clock:
+    """The clock of a round: it goes on like the machine's, from noon of the round's day."""
+    start, began = FIRST + number % ROUNDS_PER_LEDGER * BETWEEN, time.monotonic()
+    return lambda: start + timedelta(seconds=time.monotonic() - began)
+
+
+def day_of(number: int) -> int:
+    """The day to which all units of a round are charged, in ms since the epoch."""
+    at_ms = int((FIRST + number % ROUNDS_PER_LEDGER * BETWEEN).timestamp() * 1000)
+    return at_ms - at_ms % DAY_MS
+
+
+def write(tell: Tell, path: Path, number: int, seed: str, clock: Clock) -> None:
     """Write until killed; tell each write before it, and its answer after."""
     rng = random.Random(seed)
-    load = Load(prefix, rng)
-    q = quotactl.connect(path, timeout_s=rig.DEADLINE_S, notify=False)
+    load, chores = Load(seed, rng), acts.Acts(seed, number, rng)
+    q = quotactl.connect(path, timeout_s=rig.DEADLINE_S, clock=clock, notify=False)
     while True:
         if rng.random() < 0.02:
             # The last to close writes the WAL back: that can be cut off too.
             q.close()
-            q = quotactl.connect(path, timeout_s=rig.DEADLINE_S, notify=False)
-        op = load.next()
-        tell({"trying": op})
-        answer = rig.perform(q, op)
-        load.learn(op, answer)
+            q = quotactl.connect(path, timeout_s=rig.DEADLINE_S, clock=clock, notify=False)
+        if rng.random() < 0.2:
+            op = chores.next()
+            tell({"trying": op, "act": True})
+            answer = acts.perform(q, path, op)
+            chores.learn(op, answer)
+        else:
+            op = load.next()
+            tell({"trying": op})
+            answer = rig.perform(q, op)
+            load.learn(op, answer)
         tell({"answer": answer})
 
 
 class Told:
-    """What one process told until it was killed."""
+    """What one process told until it was killed: its writes, and its acts."""
 
     def __init__(self) -> None:
         self.done: list[tuple[Line, Line]] = []
+        self.acts: list[tuple[Line, Line]] = []
         self.trying: Line | None = None
+        self.is_act = False
 
     def hear(self, line: Line) -> bool:
         """Take a line in; True for an acknowledgement."""
         if "trying" in line:
-            self.trying = line["trying"]
+            self.trying, self.is_act = line["trying"], "act" in line
             return False
         assert self.trying is not None
-        self.done.append((self.trying, line["answer"]))
+        (self.acts if self.is_act else self.done).append((self.trying, line["answer"]))
         self.trying = None
         return True
 
 
-def under_load(path: Path, rng: random.Random, prefix: str) -> list[Told]:
+def under_load(path: Path, rng: random.Random, prefix: str, clock: Clock) -> list[Told]:
     """Start processes and kill them; what each of them told."""
     children = [
-        Child(write, path, f"{prefix}.{n}", f"{prefix}.{n}") for n in range(rng.randint(1, 6))
+        Child(write, path, n, f"{prefix}.{n}", clock) for n in range(rng.randint(1, acts.PROCESSES))
     ]
     told = {child: Told() for child in children}
     try:
@@ -93,24 +121,38 @@ def under_load(path: Path, rng: random.Random, prefix: str) -> list[Told]:
     return list(told.values())
 
 
-def check(tell: Tell, path: Path, rounds: list[tuple[Line, Line]], told: list[Told]) -> None:
+def check(
+    tell: Tell,
+    path: Path,
+    rounds: list[tuple[int, Line, Line]],
+    told: list[Told],
+    number: int,
+    clock: Clock,
+) -> None:
     """Compare a ledger with what was told; tell how the writes that were cut off ended.
 
-    `rounds` are the writes of earlier rounds and their answers.
+    `rounds` are the writes of earlier rounds, with the round and their answers.
     """
     acknowledged = [one for process in told for one in process.done]
-    cut_off = [process.trying for process in told if process.trying is not None]
-    with quotactl.connect(path, timeout_s=rig.DEADLINE_S, notify=False) as q:
+    cut_off = [p.trying for p in told if p.trying is not None and not p.is_act]
+    with quotactl.connect(path, timeout_s=rig.DEADLINE_S, clock=clock, notify=False) as q:
         rig.require_sound(q)
         require_kept(path, acknowledged)
         before = set(rig.sql(path, "SELECT id FROM entry"))
+        for process in told:
+            if process.is_act and process.trying is not None:
+                acts.finish(q, path, process.trying)
+                process.acts.append((process.trying, {}))
+        all_acts = [process.acts for process in told]
+        acts.require_kept(path, all_acts, clock())
+        backups = acts.require_backups(q, path, all_acts)
         finished = []
         for op in cut_off:
             answer = rig.perform(q, op)
             require(same(rig.perform(q, op), answer), "taken twice:", op)
             finished.append((op, answer))
         after = set(rig.sql(path, "SELECT id FROM entry"))
-        voided = {op["id"] for op, _ in acknowledged + finished + rounds if op["do"] == "void"}
+        voided = {op["id"] for op, _ in acknowledged + finished if op["do"] == "void"}
         for op, answer in acknowledged:
             if op["do"] == "reserve" and voided.intersection(answer["entries"]):
                 continue
@@ -118,11 +160,16 @@ def check(tell: Tell, path: Path, rounds: list[tuple[Line, Line]], told: list[To
                 continue  # denials are not remembered
             require(same(rig.perform(q, op), answer), "answered otherwise:", op)
         require(set(rig.sql(path, "SELECT id FROM entry")) == after, "a retry took something")
-        require_sums(path, rounds + acknowledged + finished)
+        if number % 3 == 2:
+            # However the load fared: from round to round there is something to prune.
+            q.close_days()
+        now = [(number, op, answer) for op, answer in acknowledged + finished]
+        require_sums(path, rounds + now, int(clock().timestamp() * 1000))
         rig.require_sound(q)
     tell(
         {
             "finished": finished,
+            "backups": backups,
             "unacknowledged": sum(
                 1
                 for op, answer in finished
@@ -168,52 +215,93 @@ def require_kept(path: Path, acknowledged: list[tuple[Line, Line]]) -> None:
                 require([keys.get(op["key"])] == answer["entries"], "lost key:", op)
 
 
-def require_sums(path: Path, writes: list[tuple[Line, Line]]) -> None:
-    """Entries and counters both hold what the answers add up to, not a unit more."""
-    expected = sum(answer["units"] for _, answer in writes)
-    ((entries,),) = rig.sql(
-        path, "SELECT ifnull(sum(amount), 0) FROM entry WHERE kind BETWEEN 1 AND 6"
+def require_sums(path: Path, writes: list[tuple[int, Line, Line]], now_ms: int) -> None:
+    """Entries and counters of each day both hold what the answers add up to, not a unit more.
+
+    As far as they are not pruned: entries from the checkpoint's day on are there, and
+    counters for 62 days.
+    """
+    states = dict(rig.sql(path, "SELECT id, state FROM reservation"))
+    settled = {op["id"] for _, op, _ in writes if op["do"] in ("post", "void")}
+    expected: dict[int, int] = {}
+    for number, op, answer in writes:
+        units = answer["units"]
+        if op["do"] == "reserve" and units:
+            (held,) = answer["entries"]
+            if held not in settled and states.get(held, "expired") == "expired":
+                units = 0
+        expected[day_of(number)] = expected.get(day_of(number), 0) + units
+    entries = dict(
+        rig.sql(
+            path,
+            "SELECT day_ms, sum(amount) FROM entry WHERE kind BETWEEN 1 AND 6 GROUP BY day_ms",
+        )
     )
-    ((counters,),) = rig.sql(
-        path, "SELECT ifnull(sum(used + granted), 0) FROM counter WHERE period = 1440"
+    counters = dict(
+        rig.sql(
+            path,
+            "SELECT starts_at_ms, sum(used + granted) FROM counter WHERE period = 1440 GROUP BY 1",
+        )
     )
-    require(expected == entries == counters, "units:", expected, entries, counters)
+    ((checkpoint_ms,),) = rig.sql(path, "SELECT checkpoint_at_ms FROM ledger")
+    for day_ms, units in expected.items():
+        if day_ms >= checkpoint_ms:
+            require(entries.get(day_ms, 0) == units, "entries:", day_ms, units, entries)
+        if day_ms >= min(checkpoint_ms, now_ms - 62 * DAY_MS):
+            require(counters.get(day_ms, 0) == units, "counters:", day_ms, units, counters)
+
+
+def pruned(tell: Tell, path: Path) -> None:
+    """Tell how far a ledger came: days closed, and the entry below which there are none."""
+    ((days, checkpoint),) = rig.sql(
+        path, "SELECT (SELECT count(*) FROM closed_day), checkpoint_entry_id FROM ledger"
+    )
+    tell({"closed_days": days, "pruned": checkpoint})
 
 
 def campaign(seed: int, rounds: int) -> dict[str, Any]:
-    figures = {"rounds": 0, "kills": 0, "acknowledged": 0, "unacknowledged": 0}
+    figures = Counter[str]()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        history: list[tuple[Line, Line]] = []
+        history: list[tuple[int, Line, Line]] = []
         path = Path(folder)
         for number in range(rounds):
             rng = random.Random(f"{seed}.{number}")
+            clock = clock_of(number)
             if number % ROUNDS_PER_LEDGER == 0:
                 path = Path(folder) / f"ledger{number}.db"
                 durability = "relaxed" if number // ROUNDS_PER_LEDGER % 2 else "full"
-                rig.ask(
-                    lambda _, *how: rig.make_ledger(how[0], durability=how[1]), path, durability
-                )
+                rig.ask(make, path, durability, clock)
                 history = []
             rig.checkpoint_every(rng.choice([4000, 100, 10]))
             try:
-                told = under_load(path, rng, f"{seed}.{number}")
-                (found,) = rig.ask(check, path, history, told)
+                told = under_load(path, rng, f"{seed}.{number}", clock)
+                (found,) = rig.ask(check, path, history, told, number, clock)
             except Failure as failure:
                 raise Failure(f"seed {seed}, round {number}: {failure}") from failure
             acknowledged = [one for process in told for one in process.done]
-            history += acknowledged
-            history += [(op, answer) for op, answer in found["finished"]]
+            history += [(number, op, answer) for op, answer in acknowledged + found["finished"]]
             figures["rounds"] += 1
             figures["kills"] += len(told)
             figures["acknowledged"] += len(acknowledged)
+            figures["acts"] += sum(len(process.acts) for process in told)
+            figures["killed_in_an_act"] += sum(
+                process.is_act and process.trying is not None for process in told
+            )
+            figures["backups"] += found["backups"]
             figures["unacknowledged"] += found["unacknowledged"]
+            if number % ROUNDS_PER_LEDGER == ROUNDS_PER_LEDGER - 1 or number == rounds - 1:
+                figures.update(rig.ask(pruned, path)[0])
     return {
         "campaign": "crash",
         "seed": seed,
         **figures,
         "seconds": round(time.monotonic() - began),
     }
+
+
+def make(_: Tell, path: Path, durability: str, clock: Clock) -> None:
+    rig.make_ledger(path, durability=durability, clock=clock, prepare=acts.prepare)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from quotactl.engines.sqlite import door
 # Far beyond what anything here takes: it only turns a hang into a failure.
 DEADLINE_S = 120.0
 
+Clock = Callable[[], datetime]
 Line = dict[str, Any]
 Tell = Callable[[Line], None]
 
@@ -145,9 +147,15 @@ def spread(work: Callable[..., None], tasks: list[Any], *arguments: Any) -> list
 # ---- a load
 
 
-def make_ledger(path: Path, *, durability: str = "full") -> None:
+def make_ledger(
+    path: Path,
+    *,
+    durability: str = "full",
+    clock: Clock | None = None,
+    prepare: Callable[[quotactl.Ledger], None] | None = None,
+) -> None:
     """`low` may have 5 a day; users on `wide` as much as they like."""
-    with quotactl.create(path, name="prod", zone="UTC", notify=False) as q:
+    with quotactl.create(path, name="prod", zone="UTC", clock=clock, notify=False) as q:
         q.admin.create_resource("image")
         q.admin.create_tier("free")
         q.admin.create_tier("wide")
@@ -157,6 +165,8 @@ def make_ledger(path: Path, *, durability: str = "full") -> None:
             q.admin.set_tier(f"u{n}", "wide")
         q.admin.add_grant(user="u0", resource="image", amount=5, reason="goodwill")
         q.admin.set_setting("durability", durability)
+        if prepare is not None:
+            prepare(q)
 
 
 class Load:

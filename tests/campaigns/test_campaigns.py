@@ -44,6 +44,8 @@ def test_kills_at_random_moments_lose_nothing_acknowledged_and_take_nothing_twic
     (found,) = figures("crash.py", "--rounds", "8")
     assert found["acknowledged"] > 0
     assert found["kills"] >= 8
+    assert found["acts"] + found["killed_in_an_act"] > 0
+    assert found["closed_days"] > 0
 
 
 def test_a_wal_cut_anywhere_opens_to_the_commits_before_the_cut() -> None:

@@ -13,10 +13,11 @@ import quotactl
 DEADLINE_S = 300
 
 
-def test_no_flipped_bit_makes_an_answer_wrong_in_silence() -> None:
+def counts(*arguments: str) -> dict[str, int]:
+    """Run the campaign in a process of its own; rounds by what came of them."""
     source = str(Path(quotactl.__file__).resolve().parent.parent)
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("damage.py")), "--rounds", "60"],
+        [sys.executable, str(Path(__file__).with_name("damage.py")), *arguments],
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
@@ -24,7 +25,18 @@ def test_no_flipped_bit_makes_an_answer_wrong_in_silence() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    counts = {line.split()[0]: int(line.split()[1]) for line in done.stdout.splitlines()[:6]}
-    assert sum(counts.values()) == 60
-    assert counts["silent"] == 0
-    assert counts["detected"] > 0
+    return {line.split()[0]: int(line.split()[1]) for line in done.stdout.splitlines()[:7]}
+
+
+def test_no_flipped_bit_makes_an_answer_wrong_in_silence() -> None:
+    found = counts("--rounds", "60")
+    assert sum(found.values()) == 60
+    assert found["silent"] == found["unexpected"] == 0
+    assert found["detected"] > 0
+
+
+def test_no_nasty_value_makes_an_answer_wrong_in_silence_or_a_command_fail_unexpectedly() -> None:
+    found = counts("--cells", "1", "--rounds", "10", "--commands", "4")
+    assert sum(found.values()) == 10
+    assert found["silent"] == found["unexpected"] == 0
+    assert found["detected"] > 0

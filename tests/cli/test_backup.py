@@ -19,6 +19,7 @@ import pytest
 import quotactl
 from quotactl.engines.sqlite import backup as files
 from quotactl.errors import LedgerBusy
+from quotactl.operations import audit
 
 HERE = Path(__file__).parent
 WORKER = HERE.parent / "processes" / "worker.py"
@@ -146,6 +147,15 @@ def test_the_newest_are_kept_and_only_backups_of_this_ledger_go(cli: Any) -> Non
     assert all(file.exists() for file in foreign)
 
 
+def test_of_many_in_one_second_the_last_is_the_newest_and_stays(cli: Any) -> None:
+    for number in range(1, 5):
+        cli.ok("tier create", f"t{number}")
+        last = made(cli, "--keep", "2")
+        assert last.exists()
+    assert last.name == "prod.db-20250327T090000Z-4.backup"
+    assert "t4" in content(last)
+
+
 def test_a_ledger_that_does_not_add_up_gives_no_backup_and_costs_no_older_one(cli: Any) -> None:
     cli.ok("consume ada image")
     older = made(cli)
@@ -175,6 +185,21 @@ def test_a_backup_while_others_write_is_whole_and_what_was_acknowledged_before_i
     entries = [one["entries"] for one in told]
     assert entries == sorted(entries)
     assert cli.json("db backup")["entries"] == 600
+
+
+def test_under_load_the_newest_are_kept_by_count_and_each_is_whole(
+    cli: Any, gateway: Process
+) -> None:
+    cli.ok("user set-tier ada pro")
+    gateway.tell("consume_many", count=300, user="ada")
+    for number in range(4):
+        cli.later(minutes=1)
+        told = cli.json("db backup --keep 2")
+        kept = sorted(Path(told["path"]).parent.iterdir())
+        assert [len(kept), str(kept[-1])] == [min(number + 1, 2), told["path"]]
+    assert gateway.answer() == 300
+    for backup in kept:
+        assert cli(f"db verify --db {backup}").code == 0
 
 
 def test_a_restore_without_a_terminal_says_what_is_lost_and_the_command(cli: Any) -> None:
@@ -213,6 +238,29 @@ def test_a_restore_brings_back_what_was_and_keeps_the_old_ledger_and_says_so_in_
     assert cli.path.stat().st_mode & 0o777 == 0o600
     assert backup.exists()
     assert [file.name for file in backup.parent.iterdir()] == [backup.name]
+
+
+def test_a_restored_ledger_is_the_group_s_as_the_old_one_was(cli: Any) -> None:
+    backup = made(cli)
+    cli.path.chmod(0o660)
+    told = cli.json(f"db restore {backup} --yes")
+    for file in (cli.path, Path(told["before"])):
+        assert file.stat().st_mode & 0o777 == 0o660
+
+
+@pytest.mark.parametrize("answer", ["", "n", "yes please", "y"])
+def test_on_a_terminal_a_restore_asks_and_takes_nothing_but_yes_for_one(
+    cli: Any, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup = made(cli)
+    cli.ok("consume ada image")
+    before = cli.dump()
+    for stream in ("stdin", "stderr"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin.readline", lambda: f"{answer}\n")
+    ran = cli(f"db restore {backup}")
+    assert "is lost: 1 entry" in ran.err and "[y/N]" in ran.err
+    assert (ran.code, cli.dump() == before) == ((0, False) if answer == "y" else (2, True))
 
 
 def test_a_process_that_has_the_ledger_open_goes_over_to_the_restored_one(
@@ -418,6 +466,43 @@ def test_given_the_last_known_hash_every_change_of_rows_is_told(cli: Any, edit: 
         + edit
     )
     assert cli(f"audit verify --expect {known}").code == 8
+
+
+def rewritten(cli: Any, edit: str) -> None:
+    """Edit rows of the audit and give all of them new ids and hashes that fit."""
+    with closing(sqlite3.connect(cli.path, isolation_level=None)) as connection:
+        connection.row_factory = sqlite3.Row
+        for trigger in ("audit_is_kept", "audit_is_immutable"):
+            connection.execute(f"DROP TRIGGER {trigger}")
+        connection.execute(edit)
+        rows = [dict(row) for row in connection.execute("SELECT * FROM audit ORDER BY id")]
+        connection.execute("DELETE FROM audit")
+        previous = audit.GENESIS
+        for number, row in enumerate(rows, 1):
+            row["id"] = number
+            row["hash"] = previous = audit.row_hash(previous, row)
+            marks = ", ".join("?" * len(row))
+            connection.execute(f"INSERT INTO audit VALUES ({marks})", tuple(row.values()))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "UPDATE audit SET actor = 'nobody' WHERE id = 3",
+        "DELETE FROM audit WHERE id = 3",
+        "UPDATE audit SET id = iif(id = 3, 40, id)",
+        f"INSERT INTO audit (id, at_ms, actor, action, hash) VALUES (0, 0, 'x', 'y', '{'f' * 64}')",
+    ],
+    ids=["edited", "removed", "reordered", "put in"],
+)
+def test_a_chain_that_was_made_anew_holds_and_is_told_by_the_known_hash(
+    cli: Any, edit: str
+) -> None:
+    known = kept_hash(cli)
+    rewritten(cli, edit)
+    assert cli("audit verify").code == 0, "nothing but the hash that was kept tells"
+    ran = cli(f"audit verify --expect {known}")
+    assert ran.code == 8
 
 
 def test_acts_that_came_after_the_known_hash_are_no_difference(cli: Any) -> None:

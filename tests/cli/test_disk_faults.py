@@ -302,12 +302,13 @@ def test_a_read_only_file_system_is_read_and_not_written(
     assert _call("mount", "-o", "remount,ro", small) == 0
     for line in ("check ada image", "status", "db verify", "report usage"):
         assert main([*line.split(), "--db", str(path)]) == 0, capsys.readouterr().err
-    for line in [*WRITES, "db migrate"]:
+    for line in [*WRITES, "db migrate", f"db backup {small}/copy.db", f"init {small}/new.db"]:
         db = path if line != "db migrate" else small / "old.db"
         capsys.readouterr()
         assert main([*line.split(), "--db", str(db)]) == 1, line
         err = capsys.readouterr().err
-        assert err.count("\n") == 1 and "read-only" in err, err
+        assert err.count("\n") == 1 and "read-only" in err.lower(), err
+    assert main(["db", "backup", f"{small.parent}/elsewhere.db", "--db", str(path)]) == 0
     assert _call("mount", "-o", "remount,rw", small) == 0
     for line in WRITES:
         assert main([*line.split(), "--db", str(path)]) == 0, capsys.readouterr().err
@@ -347,7 +348,7 @@ def test_what_has_vanished_is_refused_rather_than_written_and_served_when_it_is_
             with pytest.raises(quotactl.NotFound, match="is gone") as failure:
                 act()
             assert failure.value.exit_code == 6
-        for line in WRITES:
+        for line in [*WRITES, "db backup copy.db", "db migrate", "db verify"]:
             assert main([*line.split(), "--db", str(path)]) == 6
             err = capsys.readouterr().err
             assert err.count("\n") == 1 and "no ledger at" in err, err

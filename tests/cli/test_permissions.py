@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -24,6 +25,7 @@ LIBC = ctypes.CDLL(None)
 PR_CAPBSET_DROP = 24
 CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH = 0, 1, 2
 SOURCE = str(Path(quotactl.__file__).resolve().parent.parent)
+SCHEMA_1 = Path(__file__).parent.parent / "packaging" / "schema1.db"
 READING = [
     "check ada image",
     "status",
@@ -35,6 +37,13 @@ READING = [
     "setting list",
     "explain ada image",
     "report usage",
+    "report top",
+    "user list",
+    "grant list",
+    "override list",
+    "enforcement show",
+    "preset list",
+    "throttle preview --cap 1/day --tier free",
     "audit list",
     "audit verify",
     "policy export",
@@ -111,13 +120,58 @@ def test_who_may_only_read_reads_and_leaves_no_trace(path: Path) -> None:
 
 
 def test_who_may_only_read_is_refused_a_write_in_one_line(path: Path) -> None:
-    for words in ("consume ada image", "throttle on --deny --reason r --yes", "reset daily"):
+    for words in (
+        "consume ada image",
+        "throttle on --deny --reason r --yes",
+        "reset daily",
+    ):
         before = everything(path.parent)
         ran = run(words, path)
         assert ran.returncode == 1, ran
         assert "can't be written: it is read-only here" in ran.stderr
         assert len(ran.stderr.splitlines()) == 1
         assert everything(path.parent) == before
+
+
+def test_who_may_only_read_backs_up_to_where_they_may_write_and_restores_nothing(
+    path: Path, tmp_path: Path
+) -> None:
+    before = everything(path.parent)
+    assert run(f"db backup {tmp_path}/copy.db", path).returncode == 0
+    with quotactl.connect(tmp_path / "copy.db") as copy:
+        assert copy.check(user="ada", resource="image").used == 1
+    ran = run(f"db restore {tmp_path}/copy.db --yes", path)
+    assert (ran.returncode, len(ran.stderr.splitlines())) == (1, 1), ran
+    assert "can't copy" in ran.stderr and "Permission denied" in ran.stderr
+    assert everything(path.parent) == before
+
+
+def test_a_migration_or_backup_without_permission_leaves_all_as_it_was_and_goes_on_with_it(
+    folder: Path,
+) -> None:
+    old = folder / "old.db"
+    shutil.copyfile(SCHEMA_1, old)
+    # Read but not written: a backup beside it is as impossible as a change.
+    for file_mode, folder_mode, words in (
+        (0o444, 0o555, "db migrate"),
+        (0o644, 0o555, "db migrate"),
+        (0o444, 0o755, "db migrate"),
+        (0o644, 0o555, f"db backup {folder}/copy.db"),
+    ):
+        old.chmod(file_mode)
+        folder.chmod(folder_mode)
+        before = everything(folder)
+        ran = run(words, old)
+        assert (ran.returncode, len(ran.stderr.splitlines())) == (78 if "backup" in words else 1, 1)
+        assert everything(folder) == before
+    old.chmod(0o644)
+    folder.chmod(0o755)
+    for words in ("db migrate", f"db backup {folder}/copy.db"):
+        assert run(words, old).returncode == 0
+    folder.chmod(0o555)
+    ran = run(f"db backup {folder}/other.db", old)
+    assert (ran.returncode, len(ran.stderr.splitlines())) == (1, 1), ran
+    assert "no backup at" in ran.stderr and "Permission denied" in ran.stderr
 
 
 def test_who_may_not_even_read_is_told_so(path: Path) -> None:
@@ -308,6 +362,17 @@ def test_a_password_in_a_url_is_never_repeated(
     ):
         assert main(["--db", url, *words]) == 2
     assert main(["init", url]) == 2
+    for words in (
+        ["db", "restore", url],
+        ["db", "restore", url, "--debug"],
+        ["db", "backup", url],
+        ["policy", "apply", "-f", url],
+        ["user", "import", url, "--reason", "r"],
+        ["replay", url, "--policy", url],
+        ["consume", "--batch", url],
+    ):
+        assert main(["--db", "none.db", *words]) != 0
+        assert main(["--db", "none.db", "--json", *words]) != 0
     captured = capsys.readouterr()
     assert "secret" not in captured.out + captured.err
     assert list(tmp_path.iterdir()) == []

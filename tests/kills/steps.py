@@ -5,7 +5,8 @@ statement that SQLite is given. A forked child does the act and kills itself bef
 step; what it leaves is looked at, and has to be whole; then the act is done again and has to
 work. Prints the figures as a line of JSON; raises where a promise does not hold.
 
-    python tests/kills/steps.py init race restore damaged [--every 1] [--last 0] [--no-links]
+    python tests/kills/steps.py init race restore damaged migrate [--every 1] [--last 0]
+        [--no-links]
 
 `--every 10` takes each tenth of the statements, and all other steps; `--last 9` only the last
 nine steps of a restore. `--no-links` is a file system without hard links.
@@ -20,6 +21,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import sys
@@ -201,9 +203,10 @@ def to_restore(folder: Path) -> dict[str, bytes]:
     return made
 
 
-def copied(files: dict[str, bytes], folder: Path) -> None:
+def copied(files: dict[str, bytes], folder: Path) -> Path:
     for name, content in files.items():
         (folder / name).write_bytes(content)
+    return folder
 
 
 def first_of(folder: Path, asked: argparse.Namespace) -> int:
@@ -296,6 +299,46 @@ def consume_and_die(path: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def migrate(folder: Path, asked: argparse.Namespace) -> dict[str, int]:
+    """Kill `db migrate` at each of its steps: the old ledger or the new one, no half backup."""
+    old = (Path(__file__).parent.parent / "packaging" / "schema1.db").read_bytes()
+    path = folder / "prod.db"
+    before = dump_of(copied({"old.db": old}, folder) / "old.db")
+    migrated = 0
+
+    def act(fatal: int) -> None:
+        Steps(folder, fatal, asked.every)
+        assert cli("--db", str(path), "db", "migrate")[0] == 0
+
+    for fatal in itertools.count(1):
+        copied({"prod.db": old}, folder)
+        ended = in_child(partial(act, fatal))
+        if ended == 0:
+            return {"steps": fatal - 1, "migrated": migrated}
+        assert ended == -signal.SIGKILL, ended
+        done = dump_of(path) != before
+        migrated += done
+        assert cli("--db", str(path), "status")[0] == (0 if done else 78)
+        for backup in folder.glob("prod.db.backup-*"):
+            assert dump_of(backup) == before, fatal
+            # Of the same second: else the next would have another name.
+            backup.unlink()
+        assert cli("--db", str(path), "db", "migrate")[0] == 0, fatal
+        assert cli("--db", str(path), "db", "verify")[0] == 0, fatal
+        left = [file.name for file in folder.iterdir() if file.name.endswith(".unfinished")]
+        # Where there was nothing left to migrate, nothing was cleared away.
+        assert not left or done, (fatal, left)
+        for name in left:
+            shutil.rmtree(folder / name)
+        clear(folder)
+    raise AssertionError
+
+
+def dump_of(path: Path) -> str:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return "\n".join(connection.iterdump())
+
+
 def restore_now(folder: Path) -> tuple[int, str]:
     return cli("--db", str(folder / "prod.db"), "db", "restore", str(folder / "copy.db"), "--yes")
 
@@ -321,7 +364,7 @@ def clear(folder: Path) -> None:
         file.unlink()
 
 
-ACTS = {act.__name__: act for act in (init, race, restore, damaged)}
+ACTS = {act.__name__: act for act in (init, race, restore, damaged, migrate)}
 
 
 def run() -> None:

@@ -50,6 +50,11 @@ def test_a_restore_killed_anywhere_in_the_swap_leaves_the_old_ledger_or_the_new_
         assert act["put_back"] == 3
 
 
+def test_a_migration_killed_anywhere_leaves_the_old_ledger_or_the_new_and_no_half_backup() -> None:
+    found = figures("migrate", "--every", "60")["migrate"]
+    assert 0 < found["migrated"] < found["steps"]
+
+
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
 def test_what_is_left_of_another_ledger_is_not_taken_for_a_part_of_a_new_one(
     tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]

@@ -17,10 +17,14 @@ from typing import TYPE_CHECKING
 
 from quotactl.engines.schema import apply_migrations
 from quotactl.engines.sqlite.book import Book, PolicyCache
+from quotactl.engines.sqlite.checks import Look
 from quotactl.engines.sqlite.door import (
+    access_of,
     check_schema,
     schema_version,
+    state_of,
     translated,
+    written_meanwhile,
 )
 from quotactl.engines.sqlite.queue import Turnstile
 from quotactl.engines.sqlite.whole import BESIDE, has_wal, sync
@@ -87,7 +91,7 @@ class Copy:
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
-        with translated(self.path):
+        with translated(self.path, look=lambda: Look()(self._connection)):
             self._connection.execute(begin)
             try:
                 yield
@@ -108,9 +112,12 @@ def back_up(path: Path, to: Path, *, shown: Path, finished: bool = False) -> Non
         os.close(os.open(to, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise QuotaError(f"can't create {shown}: {error.strerror}") from None
+    # Where it may not be written, without locks, as every reader then does it.
+    access, frozen = ("ro", None) if finished else access_of(path)
+    mode = "ro&immutable=1" if access == "frozen" else "ro"
     # What is read can be damaged, what is written can find the disk full.
     with translated(path):
-        source = _open(path, _finished(path) if finished else "ro")
+        source = _open(path, _finished(path) if finished else mode)
         try:
             target = sqlite3.connect(to, isolation_level=None)
             try:
@@ -120,6 +127,8 @@ def back_up(path: Path, to: Path, *, shown: Path, finished: bool = False) -> Non
         finally:
             # Opened for reading alone, it can't be the one to write the WAL back.
             source.close()
+    if frozen is not None and state_of(path) != frozen:
+        raise written_meanwhile(path)
 
 
 def share_like(path: Path, copy: Path) -> None:

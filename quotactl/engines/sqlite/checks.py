@@ -7,15 +7,22 @@ may be gone, so counters are compared from the checkpoint's time on.
 from __future__ import annotations
 
 import sqlite3
+import time
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Any
+from contextlib import suppress
+from functools import partial
 
 from quotactl.engines.schema import GUARDS
+from quotactl.engines.sqlite.oddities import Finding, odd_texts, odd_values
 from quotactl.policy.model import AMOUNT_MAX
 from quotactl.policy.window import DAY_LONGEST_MS
 
-Finding = tuple[str, dict[str, Any], Any, Any]
+# How long a failure may wait to be explained, and for how long the answer holds: a gateway
+# that has met a damaged row meets it again.
+LOOK_S = 1.0
+AGAIN_S = 60.0
+
 
 _COUNTERS = """
 WITH
@@ -132,6 +139,14 @@ WHERE e.kind = 2 AND e.id > (SELECT checkpoint_entry_id FROM ledger)
 GROUP BY e.id HAVING expected <> found
 """
 
+# A hold is its entry's, and over at most 31 days after it was made.
+_HOLDS = """
+SELECT r.id, e.user_id, e.resource_id, e.at_ms, r.user_id, r.resource_id, r.expires_at_ms
+FROM reservation AS r JOIN entry AS e ON e.id = r.id
+WHERE r.user_id <> e.user_id OR r.resource_id <> e.resource_id
+   OR r.expires_at_ms - e.at_ms NOT BETWEEN 1 AND 31 * 86400000
+"""
+
 _KEYS = """
 SELECT key, entry_id FROM idempotency_key
 WHERE entry_id > (SELECT checkpoint_entry_id FROM ledger)
@@ -153,9 +168,62 @@ WHERE id > (SELECT checkpoint_entry_id FROM ledger) AND kind IN (1, 2)
 """
 
 
+class Look:
+    """A look at a ledger after a failure, at most now and then."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._found: str | None = None
+
+    def __call__(self, connection: sqlite3.Connection) -> str | None:
+        """What is odd in the ledger, in words; None if nothing is, or was found in time."""
+        now = time.monotonic()
+        if now < self._until:
+            return self._found
+        self._until = now + AGAIN_S
+        self._found = None
+        connection.set_progress_handler(lambda: time.monotonic() > now + LOOK_S, 1000)
+        try:
+            # Out of time, or damaged so that it can't even be looked at.
+            with suppress(sqlite3.Error, ValueError):
+                self._found = _first(connection)
+        finally:
+            connection.set_progress_handler(None, 0)
+        return self._found
+
+
+def _first(connection: sqlite3.Connection) -> str | None:
+    """The first thing that can't be, in words: in the values, in texts, in the file."""
+    for check in (odd_values, odd_texts, _damage):
+        for what, where, wanted, found in check(connection):
+            place = " ".join(("", *map(str, where.values())))
+            return f"{what}{place} is {found!r}, not {wanted}"
+    return None
+
+
 def findings(connection: sqlite3.Connection, spans: list[tuple[int, int]]) -> Iterator[Finding]:
     """Every difference, file damage first. `spans`, in order, are those to compare demand for."""
-    yield from _damage(connection)
+    for check in (
+        _damage,
+        odd_values,
+        odd_texts,
+        _counters,
+        _totals,
+        _grants,
+        _entries,
+        _keys,
+        partial(_demand, spans),
+    ):
+        try:
+            yield from check(connection)
+        except (sqlite3.OperationalError, ValueError, TypeError, LookupError) as error:
+            # What SQLite itself has a code for is no matter of values.
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) != sqlite3.SQLITE_ERROR:
+                raise
+            yield "ledger", {}, "values that can be compared", str(error)
+
+
+def _counters(connection: sqlite3.Connection) -> Iterator[Finding]:
     for row in connection.execute(_COUNTERS):
         resource_id, period, start, user_id, *values = row
         where = {
@@ -169,6 +237,9 @@ def findings(connection: sqlite3.Connection, spans: list[tuple[int, int]]) -> It
         ):
             if expected != found:
                 yield f"counter.{field}", where, expected, found
+
+
+def _totals(connection: sqlite3.Connection) -> Iterator[Finding]:
     for resource_id, period, start, tier_id, expected, found in connection.execute(_TOTALS):
         where = {
             "resource_id": resource_id,
@@ -177,6 +248,9 @@ def findings(connection: sqlite3.Connection, spans: list[tuple[int, int]]) -> It
             "tier_id": tier_id,
         }
         yield "total.used", where, expected, found
+
+
+def _grants(connection: sqlite3.Connection) -> Iterator[Finding]:
     for grant_id, user_id, resource_id, expected, found in connection.execute(_BALANCES):
         where = {"grant_id": grant_id, "user_id": user_id, "resource_id": resource_id}
         yield "grant.balance", where, expected, found
@@ -185,17 +259,30 @@ def findings(connection: sqlite3.Connection, spans: list[tuple[int, int]]) -> It
         yield "grant.amount", where, expected, found
     for entry_id, expected, found in connection.execute(_BURNS):
         yield "entry.granted", {"entry_id": entry_id}, expected, found
+
+
+def _entries(connection: sqlite3.Connection) -> Iterator[Finding]:
     for entry_id, taken, given_back in connection.execute(_RETURNS):
         yield "entry.given_back", {"entry_id": entry_id}, f"at most {taken}", given_back
     for entry_id, expected, found in connection.execute(_RESERVATIONS):
         yield "reservation.state", {"reservation_id": entry_id}, expected, found
+    for hold_id, user_id, resource_id, at_ms, *found in connection.execute(_HOLDS):
+        expected = f"user {user_id}, resource {resource_id}, soon after {at_ms}"
+        yield (
+            "reservation",
+            {"reservation_id": hold_id},
+            expected,
+            "user {}, resource {}, {}".format(*found),
+        )
+    for entry_id, day_ms, at_ms in connection.execute(_TIMES):
+        yield "entry.at_ms", {"entry_id": entry_id}, f"in the day from {day_ms}", at_ms
+
+
+def _keys(connection: sqlite3.Connection) -> Iterator[Finding]:
     for _, entry_id in connection.execute(_KEYS):
         yield "idempotency_key.entry", {"entry_id": entry_id}, "an entry", "missing"
     for entry_id, expected, found in connection.execute(_KEY_TIMES):
         yield "idempotency_key.at_ms", {"entry_id": entry_id}, expected, found
-    for entry_id, day_ms, at_ms in connection.execute(_TIMES):
-        yield "entry.at_ms", {"entry_id": entry_id}, f"in the day from {day_ms}", at_ms
-    yield from _demand(connection, spans)
 
 
 def _damage(connection: sqlite3.Connection) -> Iterator[Finding]:
@@ -222,7 +309,7 @@ def _damage(connection: sqlite3.Connection) -> Iterator[Finding]:
         yield "ledger.closed_until_ms", {}, closed, until
 
 
-def _demand(connection: sqlite3.Connection, spans: list[tuple[int, int]]) -> Iterator[Finding]:
+def _demand(spans: list[tuple[int, int]], connection: sqlite3.Connection) -> Iterator[Finding]:
     """Hourly demand of a span, per resource: what was used and granted against the
     entries, what was denied, which has none, against the sum of the counters."""
     taken: dict[tuple[int, int], tuple[int, int]] = {}
@@ -256,6 +343,8 @@ def _demand(connection: sqlite3.Connection, spans: list[tuple[int, int]]) -> Ite
             for field, wanted, found in zip(
                 ("used", "granted", "denied", "shadow_denied"), expected, booked, strict=True
             ):
-                # Denied units stop counting at 2^53 - 1, each sum at its own time.
-                if wanted != found and max(wanted, found) < AMOUNT_MAX:
+                # Of each user, denied units stop counting at 2^53 - 1: their sum is then
+                # less than what was booked.
+                full = field.endswith("denied") and wanted >= AMOUNT_MAX
+                if wanted != found and not full:
                     yield f"demand.{field}", where, int(wanted), int(found)

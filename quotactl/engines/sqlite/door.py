@@ -28,6 +28,7 @@ from quotactl.errors import (
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from quotactl.engines.sqlite.checks import Look
     from quotactl.ledger.loaded import Asked
 
 Begun = TypeVar("Begun")
@@ -44,13 +45,25 @@ OLDEST_SQLITE = (3, 37, 0)
 TICK_NS = 20_000_000
 # SQLite's -shm is made of so much at once, and tells of no room for it as of a disk that failed.
 ROOM_NEEDED = 32 * 1024
+# A program's fault, or that of what it read.
+_FAULTS = (
+    ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError,
+)  # fmt: skip
+# A text that is no UTF-8 has no code; a CHECK that failed, a sum out of range.
+_EXPLAINED = frozenset(
+    {0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
+    # Of numbers that are given out one by one, too.
+    | {sqlite3.SQLITE_FULL}
+)
 _MAKE_ROOM = "nothing was changed; make room"
 
 Access = Literal["rw", "ro", "frozen"]
 _MODES: dict[Access, str] = {"rw": "?mode=rw", "ro": "?mode=ro", "frozen": "?mode=ro&immutable=1"}
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
+    """What a checkpoint changes about a ledger's file."""
+
     device: int
     inode: int
     size: int
@@ -74,10 +87,11 @@ class SqliteEngine:
         self._pid = os.getpid()
         self._queue: Turnstile | None = None
         self._cache = PolicyCache()
+        self._odd: Look | None = None
         self._synced_full = True
         self._older_too = older_too
         self._access: Access = "rw"
-        self._frozen: _State | None = None
+        self._frozen: State | None = None
         # A relative path means another file once the process has changed its folder.
         self._at = path.absolute()
         self._file = os.fspath(self._at)
@@ -98,7 +112,7 @@ class SqliteEngine:
             connection.close()
 
     def _open_once(self) -> sqlite3.Connection:
-        access, frozen = _access(self._at)
+        access, frozen = access_of(self._at)
         connection = _connect(self._at, self._timeout_s, access, shown=self.path)
         try:
             check_schema(connection, self.path, older_too=self._older_too)
@@ -206,7 +220,7 @@ class SqliteEngine:
         return guard
 
     def _leave(self, *, turn: bool) -> None:
-        """Roll back what is not committed, give back the turn, and let others have the engine."""
+        """Roll back what is not committed, and give back the turn."""
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
@@ -214,7 +228,17 @@ class SqliteEngine:
             # Also where a signal broke it off before it was known that the turn had come.
             if turn and self._queue is not None:
                 self._queue.leave()
-            self._lock.release()
+
+    def _told(self, error: BaseException) -> QuotaError | None:
+        """What failed, in our words; None for what is no failure of the ledger's."""
+        return told(error, self._at, self.path, self._look)
+
+    def _look(self) -> str | None:
+        if self._odd is None:
+            from quotactl.engines.sqlite.checks import Look
+
+            self._odd = Look()
+        return self._odd(self._connection)
 
     def _enter(self) -> None:
         deadline = time.monotonic() + self._timeout_s
@@ -242,7 +266,7 @@ class SqliteEngine:
 
     def _ask_again(self) -> None:
         """Refuse to write to what may only be read, unless that has changed meanwhile."""
-        if _access(self._at)[0] == "rw":
+        if access_of(self._at)[0] == "rw":
             self._go_over()
         if self._access != "rw":
             raise QuotaError(
@@ -256,7 +280,7 @@ class SqliteEngine:
 
         Raises LedgerBusy where somebody did, whatever was read.
         """
-        before = _state(self._at)
+        before = state_of(self._at)
         if before != self._frozen:
             self._go_over()
             before = self._frozen
@@ -266,11 +290,11 @@ class SqliteEngine:
         try:
             yield
         except Exception as error:
-            if _state(self._at) == before:
+            if state_of(self._at) == before:
                 raise
-            raise _written_meanwhile(self.path) from error
-        if _state(self._at) != before:
-            raise _written_meanwhile(self.path)
+            raise written_meanwhile(self.path) from error
+        if state_of(self._at) != before:
+            raise written_meanwhile(self.path)
 
     def _end(self, book: Book) -> None:
         """Commit what was stored."""
@@ -364,10 +388,17 @@ class _Transaction(AbstractContextManager[Begun]):
                 engine._leave(turn=self._end is not None)
                 if self._unwritten is not None:
                     self._unwritten.__exit__(kind, error, trace)
-        except (sqlite3.Error, UnicodeDecodeError) as failure:
-            raise translation_of(failure, engine._at, engine.path) from failure
-        if isinstance(error, sqlite3.Error | UnicodeDecodeError):
-            raise translation_of(error, engine._at, engine.path) from error
+        except Exception as failure:
+            known = engine._told(failure)
+            if known is None:
+                raise
+            raise known from failure
+        else:
+            known = None if error is None else engine._told(error)
+            if known is not None:
+                raise known from error
+        finally:
+            engine._lock.release()
 
 
 def identity_of(file: str) -> tuple[int, int] | None:
@@ -428,19 +459,50 @@ def check_schema(connection: sqlite3.Connection, path: Path, *, older_too: bool 
 
 
 @contextmanager
-def translated(file: Path, *, shown: Path | None = None) -> Iterator[None]:
-    """SQLite's errors as ours, one line each, about the file or what it is to become."""
+def translated(
+    file: Path, *, shown: Path | None = None, look: Callable[[], str | None] | None = None
+) -> Iterator[None]:
+    """SQLite's errors as ours, one line each: see `told`."""
     try:
         yield
-    except (sqlite3.Error, UnicodeDecodeError) as error:
-        raise translation_of(error, file, shown or file) from error
+    except Exception as error:
+        known = told(error, file, shown or file, look)
+        if known is None:
+            raise
+        raise known from error
 
 
-def translation_of(error: sqlite3.Error | UnicodeDecodeError, file: Path, path: Path) -> QuotaError:
-    """An error of SQLite's about a file as ours about a path, which may be what it becomes."""
+def told(
+    error: BaseException, file: Path, path: Path, look: Callable[[], str | None] | None = None
+) -> QuotaError | None:
+    """What a failure is about the file, or about the path that it is to become, in our words.
+
+    None for what is none of the ledger's. `look` says what is odd in the ledger, if anything:
+    a failure of any kind is then one of the ledger, not of the program.
+    """
+    if isinstance(error, QuotaError):
+        return None
+    if isinstance(error, sqlite3.Error):
+        known = _translate(error, file, path)
+        if type(known) is QuotaError and _code(error) in _EXPLAINED:
+            return _explained(look, path) or known
+        return known
     if isinstance(error, UnicodeDecodeError):
         # A damaged schema, quoted in SQLite's own message.
         return LedgerCorrupt(f"{path} is damaged: {error}", hint="restore a backup")
+    return _explained(look, path) if isinstance(error, _FAULTS) else None
+
+
+def _explained(look: Callable[[], str | None] | None, path: Path) -> LedgerCorrupt | None:
+    odd = None if look is None else look()
+    if odd is None:
+        return None
+    return LedgerCorrupt(
+        f"{path} is damaged: {odd}", hint="quotactl db verify tells more; restore a backup"
+    )
+
+
+def _translate(error: sqlite3.Error, file: Path, path: Path) -> QuotaError:
     code = _code(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LedgerBusy(f"{path} is busy", hint="safe to try again")
@@ -499,7 +561,8 @@ def _gone(path: Path) -> NotFound:
     return NotFound(f"the ledger {path} is gone", hint="restore it: quotactl db restore BACKUP")
 
 
-def _written_meanwhile(path: Path) -> LedgerBusy:
+def written_meanwhile(path: Path) -> LedgerBusy:
+    """What is said of a read without locks under which the file was changed."""
     return LedgerBusy(
         f"{path} was written while it was read without locks, for want of write permission here",
         hint="safe to try again",
@@ -513,7 +576,7 @@ def _begin(connection: sqlite3.Connection, how: str) -> None:
     connection.execute(how)
 
 
-def _access(path: Path) -> tuple[Access, _State | None]:
+def access_of(path: Path) -> tuple[Access, State | None]:
     """How this process may open a ledger, and for "frozen" the file's state.
 
     Whoever reads a ledger in WAL mode needs its -shm, and makes it where there is none: in
@@ -533,7 +596,7 @@ def _access(path: Path) -> tuple[Access, _State | None]:
     # Some time after its last change: another one within the clock's tick would not show.
     deadline = time.monotonic() + 1
     while True:
-        state = _state(path)
+        state = state_of(path)
         if state is None or state.wal_size:
             return "ro", None
         age_ns = time.time_ns() - state.mtime_ns
@@ -546,7 +609,7 @@ def _may_write(name: str) -> bool:
     return os.access(name, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
-def _state(path: Path) -> _State | None:
+def state_of(path: Path) -> State | None:
     """What a checkpoint changes about a file; None where there is none."""
     real = os.path.realpath(path)
     try:
@@ -558,7 +621,7 @@ def _state(path: Path) -> _State | None:
         wal_size = os.stat(real + "-wal").st_size  # noqa: PTH116
     except OSError:
         wal_size = 0
-    return _State(file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, wal_size)
+    return State(file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, wal_size)
 
 
 def _is_there(path: Path, timeout_s: float) -> bool:

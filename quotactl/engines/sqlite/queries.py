@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from quotactl.engines.sqlite.affected import affected
-from quotactl.engines.sqlite.checks import Finding, findings
+from quotactl.engines.sqlite.checks import findings
+from quotactl.engines.sqlite.oddities import Finding
 from quotactl.engines.sqlite.recorded import CLOCKS_APART_MS, Recorded, marks, total
 from quotactl.ledger.loaded import Row, Sought
 from quotactl.policy.window import HALF_DAY_MS
@@ -109,12 +110,14 @@ class Queries(Recorded):
     def resource_name(self, resource_id: int) -> str:
         """The name of a resource, retired or not."""
         sql = "SELECT name FROM resource WHERE id = ?"
-        return str(self._connection.execute(sql, (resource_id,)).fetchone()[0])
+        row = self._connection.execute(sql, (resource_id,)).fetchone()
+        return f"#{resource_id}" if row is None else str(row[0])
 
     def tier_name(self, tier_id: int) -> str:
         """The name of a tier, retired or not."""
         sql = "SELECT name FROM tier WHERE id = ?"
-        return str(self._connection.execute(sql, (tier_id,)).fetchone()[0])
+        row = self._connection.execute(sql, (tier_id,)).fetchone()
+        return f"#{tier_id}" if row is None else str(row[0])
 
     def has_history(self) -> bool:
         """Whether anything was ever counted or closed."""

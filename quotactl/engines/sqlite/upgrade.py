@@ -21,7 +21,7 @@ def bring_up_to_date(engine: SqliteEngine, *, stamp: str) -> tuple[int, int, Pat
         # Within the turn, so that nothing is committed between the backup and the steps.
         backup = path.with_name(f"{path.name}.backup-schema{before}-{stamp}")
         try:
-            with workspace(backup) as room:
+            with workspace(path) as room:
                 back_up(path, room / "copy", shown=backup)
                 publish(room / "copy", backup)
         except OSError as error:
