@@ -423,6 +423,12 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _translate(error, path) from error
+    except UnicodeEncodeError as error:
+        # An argument that was not UTF-8: no text that is stored anywhere has this in it.
+        raise InvalidInput(
+            f"{error.object[error.start : error.end]!a} is half a character, and in no name",
+            hint="give it as UTF-8",
+        ) from None
     except UnicodeDecodeError as error:
         # A damaged schema, quoted in SQLite's own message.
         raise LedgerCorrupt(f"{path} is damaged: {error}", hint="restore a backup") from error
@@ -434,7 +440,7 @@ def _translate(error: sqlite3.Error, path: Path) -> QuotaError:
         return LedgerBusy(f"{path} is busy", hint="safe to try again")
     if code == sqlite3.SQLITE_NOTADB:
         return LedgerCorrupt(f"{path} is not a SQLite file", hint="make one: quotactl init PATH")
-    if code == sqlite3.SQLITE_CORRUPT:
+    if code == sqlite3.SQLITE_CORRUPT or _tells_of_damage(code, str(error)):
         return LedgerCorrupt(f"{path} is damaged: {error}", hint="restore a backup")
     if code == sqlite3.SQLITE_READONLY:
         return QuotaError(
@@ -462,6 +468,12 @@ def _translate(error: sqlite3.Error, path: Path) -> QuotaError:
             hint="try again when it is mended",
         )
     return QuotaError(f"{path}: {error}")
+
+
+def _tells_of_damage(code: int, message: str) -> bool:
+    # What SQLite says of a header or a schema with changed bytes in it has no code of its own.
+    signs = ("unsupported file format", "no such table", "no such column", "malformed")
+    return code == sqlite3.SQLITE_ERROR and any(sign in message for sign in signs)
 
 
 def _code(error: sqlite3.Error) -> int:
