@@ -167,6 +167,8 @@ WRITES = (
     "tier create {tier} [--protected] [--default]",
     "tier delete {tier} [--move-to {tier}] [--yes]",
     "tier default {tier}",
+    "tier protect {tier} [--reason {text}]",
+    "tier unprotect {tier} [--reason {text}]",
     f"limit set {{tier}} {{pair}} [{{pair}}] {_WHY}",
     f"limit unset {{tier}} {{resource}} {_WHY}",
     "setting set {setting} {for}",
@@ -175,6 +177,8 @@ WRITES = (
     f"user block {{user}} --reason {{text}} [--resource {{resource}}] {_END}",
     f"user unblock {{user}} [--resource {{resource}}] {_WHY}",
     f"user protect {{user}} {_WHY}",
+    f"user unprotect {{user}} {_WHY}",
+    "db backup {path} [--keep {count}]",
     f"override set {{user}} {{pair}} --reason {{text}} {_END}",
     f"override clear {{user}} [{{resource}}] [--period {{period}}] {_WHY}",
     f"grant add {{user}} {{pair}} --reason {{text}} {_END} [--priority {{count}}]",
@@ -236,6 +240,8 @@ READS = (
     "policy export",
     "policy diff -f {path}",
     "db verify",
+    "doctor",
+    "reset install --cron",
     "user import {path} --dry-run",
 )
 # Whatever was let in shows up again in these.
@@ -306,6 +312,13 @@ class Bench:
         finally:
             for left in self.folder.glob(f"{self.path.stem}.db*"):
                 left.unlink()
+
+    def backup(self) -> bytes:
+        """A backup of the ledger that examples start from, made once."""
+        path = self.folder / "whole.backup"
+        if not path.exists():
+            assert self.run(["db", "backup", path.name]).code == 0
+        return path.read_bytes()
 
     def run(self, argv: Sequence[str], stdin: bytes = b"") -> Ran:
         """Run a command line on streams like those of a pipe."""
@@ -561,6 +574,8 @@ def policy_text(draw: st.DrawFn) -> str:
         'unit = "image"': toml_values.map(lambda value: f"unit = {value}"),
         "cap =": st.sampled_from(("cap =", "total =", "scale =", "deny =", "ramp =", "for =")),
         "video =": toml_keys.map(lambda key: f"{key} ="),
+        "[preset.gpu-melt]": hostile.map(lambda text: f"[preset.{quoted(text)}]"),
+        '["free"]': toml_values,
     }  # fmt: skip
     text = POLICY
     for old in draw(st.lists(st.sampled_from(sorted(swaps)), max_size=3, unique=True)):
@@ -590,8 +605,77 @@ def try_policy(bench: Bench, draw: st.DataObject) -> None:
         assert not watch.changed(), again
 
 
+CONFIG = """\
+[[notify]]
+command = ["/bin/true", "word"]
+on = ["throttle"]
+timeout = "2s"
+"""
+
+
+@st.composite
+def config_text(draw: st.DrawFn) -> str:
+    text = CONFIG
+    swaps = {
+        '"/bin/true"': toml_values,
+        '"word"': toml_values,
+        '["/bin/true", "word"]': toml_values,
+        '["throttle"]': toml_values,
+        '"2s"': st.one_of(mostly(*DURATIONS).map(quoted), toml_values),
+        "timeout =": toml_keys.map(lambda key: f"{key} ="),
+        "[[notify]]": st.sampled_from(("[notify]", "[[notify.notify]]", "[[other]]", "")),
+    }
+    for old in draw(st.lists(st.sampled_from(sorted(swaps)), max_size=2, unique=True)):
+        text = text.replace(old, draw(swaps[old]), 1)
+    return text
+
+
+def try_config(bench: Bench, draw: st.DataObject) -> None:
+    """The host's configuration: what can't be read refuses what would tell of it, whole."""
+    path = bench.folder / "config.toml"
+    path.write_bytes(draw.draw(spoiled(config_text())))
+    path.chmod(0o644)
+    form = draw.draw(formats)
+    argv = ["throttle", "on", "--name", draw.draw(VALUES["name"]), "--resource", "video",
+            "--cap", "1/day", "--reason", draw.draw(VALUES["text"]),
+            "--message", draw.draw(VALUES["text"]), *form]  # fmt: skip
+    with bench.ledger() as watch, mock.patch.dict(os.environ, {"QUOTACTL_CONFIG": str(path)}):
+        watch.changed()
+        ran = bench.run(argv).behaved(_said(form) if "--" not in argv else "")
+        assert not (ran.code in REFUSED and watch.changed()), ran
+        watch.changed()
+        bench.run(["doctor", *form]).behaved(_said(form))
+        assert not watch.changed()
+
+
+def try_restore(bench: Bench, draw: st.DataObject) -> None:
+    """A file that is said to be a backup: put in place as it adds up, or nothing is touched."""
+    path = bench.folder / "hostile.backup"
+    with bench.ledger() as watch:
+        raw = bytearray(bench.backup())
+        for _ in range(draw.draw(st.integers(0, 3))):
+            at = draw.draw(st.integers(0, len(raw) - 1))
+            raw[at : at + 1] = draw.draw(st.binary(min_size=1, max_size=1))
+        how = draw.draw(st.integers(0, 4))
+        if how == 0:
+            raw = raw[: draw.draw(st.integers(0, len(raw)))]
+        elif how == 1:
+            raw = bytearray(draw.draw(st.binary(max_size=200)))
+        path.write_bytes(raw)
+        form = draw.draw(formats)
+        watch.changed()
+        before = watch.taken()
+        argv = ["db", "restore", path.name, "--yes", "--reason", draw.draw(VALUES["text"]), *form]
+        ran = bench.run(argv).behaved(_said(form) if "--" not in argv else "")
+        assert not list(bench.folder.glob(".*.restoring*")), ran
+        if ran.code:
+            assert watch.taken() == before, ran
+
+
 cells = st.one_of(
-    hostile, hostile.map(lambda text: '"' + text.replace('"', '""') + '"'), st.just("x" * 140_000)
+    hostile,
+    hostile.map(lambda text: '"' + text.replace('"', '""') + '"'),
+    st.sampled_from(("x" * 140_000, "x" * 1_000_000)),
 )
 
 
@@ -695,6 +779,8 @@ TARGETS: dict[str, Callable[[Bench, st.DataObject], None]] = {
     "policy": try_policy,
     "users": try_users,
     "trace": try_trace,
+    "config": try_config,
+    "restore": try_restore,
     "words": try_words,
     "rendering": try_rendering,
 }

@@ -487,6 +487,12 @@ def told(
         if type(known) is QuotaError and _code(error) in _EXPLAINED:
             return _explained(look, path) or known
         return known
+    if isinstance(error, UnicodeEncodeError):
+        # An argument that was not UTF-8: no text that is stored anywhere has this in it.
+        return InvalidInput(
+            f"{error.object[error.start : error.end]!a} is half a character, and in no name",
+            hint="give it as UTF-8",
+        )
     if isinstance(error, UnicodeDecodeError):
         # A damaged schema, quoted in SQLite's own message.
         return LedgerCorrupt(f"{path} is damaged: {error}", hint="restore a backup")
@@ -508,7 +514,7 @@ def _translate(error: sqlite3.Error, file: Path, path: Path) -> QuotaError:
         return LedgerBusy(f"{path} is busy", hint="safe to try again")
     if code == sqlite3.SQLITE_NOTADB:
         return LedgerCorrupt(f"{path} is not a SQLite file", hint="make one: quotactl init PATH")
-    if code == sqlite3.SQLITE_CORRUPT:
+    if code == sqlite3.SQLITE_CORRUPT or _tells_of_damage(code, str(error)):
         return LedgerCorrupt(f"{path} is damaged: {error}", hint="restore a backup")
     if code == sqlite3.SQLITE_READONLY:
         return QuotaError(
@@ -536,6 +542,12 @@ def _translate(error: sqlite3.Error, file: Path, path: Path) -> QuotaError:
             hint="try again when it is mended",
         )
     return QuotaError(f"{path}: {error}")
+
+
+def _tells_of_damage(code: int, message: str) -> bool:
+    # What SQLite says of a header or a schema with changed bytes in it has no code of its own.
+    signs = ("unsupported file format", "no such table", "no such column", "malformed")
+    return code == sqlite3.SQLITE_ERROR and any(sign in message for sign in signs)
 
 
 def _code(error: sqlite3.Error) -> int:
