@@ -241,8 +241,8 @@ class Reading(Protocol):
     def taken_of_users(
         self, resource_id: int, length_min: int, span: tuple[int, int]
     ) -> Iterator[tuple[int, int, int]]:
-        """(user id, window start, units taken) by user, from entries: for windows of a
-        length that was not counted."""
+        """(user id, window start, units taken and not given back) by user, from entries: for
+        windows of a length that was not counted."""
         ...
 
     def overrides_of_resource(

@@ -284,10 +284,44 @@ def test_hours_that_were_counted_are_used_and_others_are_taken_from_entries(
             world.q.consume(user="u0", resource="image", amount=amount)
         world.now = NOW
         plus = world.look(cap="2/hour", resources=["image"]).tiers[1]
-        assert (plus.asked, plus.served, plus.cut_off) == (9, 5, 1)
+        # The hours are new: whatever was taken in them, nobody is cut off at once.
+        assert (plus.asked, plus.served, plus.cut_off) == (9, 5, 0)
         world.admin.throttle_on(cap="3/hour", resources=["image"], reason="x")
         world.q.consume(user="u0", resource="image", amount=2)
         world.q.consume(user="u0", resource="image", amount=2)
         # From now on the hour is counted, with what was refused in it.
-        counted = world.look(cap="1/hour", resources=["image"]).tiers[1]
-        assert (counted.asked, counted.cut_off) == (13, 1)
+        told = world.look(cap="1/hour", resources=["image"])
+        counted = told.tiers[1]
+        assert (counted.asked, counted.served, counted.cut_off) == (13, 4, 1)
+        assert any("Some windows of one hour of image were not counted" in w for w in told.warnings)
+        world.now = NOW + timedelta(hours=1)
+        assert world.look(cap="1/hour", resources=["image"]).total.cut_off == 0
+
+
+def test_hours_that_are_in_force_refuse_before_a_throttle_does(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        world.admin.set_limits(tier="free", limits={"image": "5/day,2/hour"})
+        for name in ("u0", "u1"):
+            world.user(name, "free", protected=False, override=None)
+            for _ in range(5):
+                world.ask(name, 1, 0)
+        for cap, served in (("2/hour", 4), ("1/hour", 2), ("3/day", 4), ("1/day", 2)):
+            outlook = world.look(cap=cap, resources=["image"], tiers=["free"])
+            assert (cap, outlook.total.asked, outlook.total.served) == (cap, 10, served)
+            assert not any("not counted" in w or "are new for image" in w for w in outlook.warnings)
+        # A limit that nobody counted until now: from what was taken.
+        world.admin.set_limits(tier="free", limits={"image": "5/day,1/minute"})
+        minutes = world.look(cap="9/day", resources=["image"], tiers=["free"])
+        assert minutes.total.served == 8
+        assert any("what was refused in one is not known" in w for w in minutes.warnings)
+
+
+def test_what_was_given_back_is_no_demand_of_an_hour_that_was_not_counted(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        world.user("u0", "free", protected=False, override=None)
+        taken = world.q.consume(user="u0", resource="image", amount=4)
+        world.q.refund(entry_id=taken.entry_id, amount=3)
+        hour = world.look(cap="2/hour", resources=["image"], tiers=["free"])
+        assert (hour.total.asked, hour.total.served) == (1, 1)

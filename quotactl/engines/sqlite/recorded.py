@@ -174,11 +174,13 @@ class Recorded:
     def taken_of_users(
         self, resource_id: int, length_min: int, span: tuple[int, int]
     ) -> Iterator[tuple[int, int, int]]:
-        """(user id, window start, units taken) by user, from entries: for windows of a
-        length that was not counted."""
+        """(user id, window start, units taken and not given back) by user, from entries: for
+        windows of a length that was not counted."""
         length_ms = length_min * 60_000
         yield from self._connection.execute(
-            "SELECT user_id, at_ms - at_ms % ?, sum(amount) FROM entry WHERE id >= ? "
+            "SELECT user_id, at_ms - at_ms % ? AS start, sum(amount + ifnull("
+            "(SELECT sum(c.amount) FROM entry AS c WHERE c.of_id = e.id AND c.day_ms IS NOT NULL)"
+            ", 0)) FROM entry AS e WHERE id >= ? "
             "AND at_ms >= ? AND at_ms < ? AND resource_id = ? AND kind IN (1, 2) "
             "GROUP BY 1, 2 ORDER BY 1, 2",
             (length_ms, self._first_entry_at(span[0] - CLOCKS_APART_MS), *span, resource_id),
