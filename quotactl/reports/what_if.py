@@ -84,6 +84,17 @@ class Ground:
         )
         return before, after
 
+    def loaded(self) -> Ground:
+        """The same with the overrides that hold, by user."""
+        for user_id, id_, period, most, expires in self.book.overrides_of_resource(
+            self.resource.id, self.now_ms
+        ):
+            override = Override(
+                id_, None if period is None else period_of_length(period), most, expires
+            )
+            self.overrides.setdefault(user_id, []).append(override)
+        return self
+
     @property
     def span(self) -> tuple[int, int]:
         calendar = self.before.calendar
@@ -99,7 +110,7 @@ Both = tuple[tuple[Ceiling, ...], tuple[Ceiling, ...]]
 
 def sums_of(ground: Ground) -> dict[Group, Sums]:
     """Demand of the days by group: users of a tier in scope, and those who are protected."""
-    book, policy = ground.book, ground.before
+    policy = ground.before
     known: list[tuple[Group, Tier | None]] = []
     default = policy.default_tier
     for tier in [None, *policy.tiers.values()]:
@@ -120,13 +131,7 @@ def sums_of(ground: Ground) -> dict[Group, Sums]:
                 slow[place] = group
             else:
                 fast.append((*place, day_ceiling(before), day_ceiling(after)))
-    for overridden_id, id_, period, most, expires in book.overrides_of_resource(
-        ground.resource.id, ground.now_ms
-    ):
-        override = Override(
-            id_, None if period is None else period_of_length(period), most, expires
-        )
-        ground.overrides.setdefault(overridden_id, []).append(override)
+    ground.loaded()
 
     def add_up(starts: list[int]) -> dict[Group, Sums]:
         found: dict[Group, Sums] = {group: Sums() for group, _ in known}

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import quotactl
+from quotactl import Conflict
 from quotactl.policy.levers import lever
-from quotactl.reports.capacity import find_caps
+from quotactl.reports.capacity import Fit, find_caps
 from quotactl.reports.preview import Outlook, preview
 
 NOW = datetime(2025, 3, 27, 12, 0, tzinfo=UTC)
@@ -186,6 +187,99 @@ def test_a_solved_cap_fits_by_preview_and_one_more_does_not(
             )
             if fit.caps["plus"] is not None and fit.caps["pro"] is None:
                 assert served(more) > capacity
+
+
+def solved(world: World, capacity: str, **how: Any) -> Fit:
+    fit, _ = find_caps(world.q.engine, world.q.now_ms(), capacity=capacity, resource="image", **how)
+    return fit
+
+
+def test_users_with_more_than_their_tiers_limit_are_capped_too(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        world.admin.set_override(user="vip", resource="image", limit="unlimited", reason="x")
+        for name, amount in (("vip", 17), ("a", 4), ("b", 4)):
+            world.ask(name, amount, 0)
+        fit = solved(world, "20/day")
+        assert (fit.served, fit.caps["free"]) == (20, 12)
+        assert "--cap 12/day" in (fit.command or "")
+        for cap, served in ((12, 20), (13, 21)):
+            outlook = world.look(cap=f"{cap}/day", resources=["image"], tiers=["free", "plus"])
+            assert outlook.total.served == served
+        # None is needed where all are served.
+        whole = solved(world, "25/day")
+        assert (whole.served, whole.caps, whole.command) == (
+            25, {"free": None, "plus": None, "pro": None}, None,
+        )  # fmt: skip
+
+
+def test_a_cap_a_week_is_under_what_each_day_allows(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        for name in ("u0", "u1"):
+            # Two days of NOW's week: 5 and 2 of them pass.
+            world.ask(name, 9, 1)
+            world.ask(name, 2, 0)
+        assert solved(world, "13/week").caps["free"] == 6
+        assert solved(world, "14/week").caps["free"] is None
+        assert solved(world, "14/week").served == 14
+        both = world.look(days=2, cap="6/week", resources=["image"], tiers=["free"])
+        assert both.total.served == 12
+        # The same, user by user.
+        world.admin.set_limits(tier="free", limits={"image": "5/day,1000/month"})
+        assert solved(world, "13/week").caps["free"] == 6
+        assert solved(world, "14/week").served == 14
+        # What a month has left counts on its days.
+        world.admin.set_limits(tier="free", limits={"image": "5/day,6/month"})
+        world.book.clear()
+        today = solved(world, "100/day")
+        assert (today.served, today.asked) == (
+            world.look(resources=["image"], scale=100).total.served,
+            4,
+        )
+
+
+def test_hours_in_force_refuse_before_a_solved_cap_does(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        world.admin.set_limits(tier="free", limits={"image": "5/day,1/hour"})
+        for name in ("u0", "u1"):
+            for _ in range(5):
+                world.ask(name, 1, 0)
+        for capacity in ("4/day", "4/week", "4/hour", "2/hour"):
+            fit = solved(world, capacity)
+            assert (capacity, fit.served, fit.caps["free"]) == (capacity, 2, None)
+            assert (fit.asked, fit.warnings) == (10, ())
+        assert solved(world, "1/day").caps["free"] == 0
+
+
+def test_solve_says_what_it_does_not_know_of_hours(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        for name in ("u0", "u1"):
+            for _ in range(7):
+                world.ask(name, 1, 0)
+        # Of 14, 10 were taken: in an hour that nobody counted.
+        fit = solved(world, "7/hour")
+        assert (fit.asked, fit.served, fit.caps["free"]) == (14, 6, 3)
+        assert "what was refused in one is not known" in fit.warnings[0]
+
+
+def test_pruned_hours_are_not_taken_for_hours_without_demand(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        for name in ("u0", "u1"):
+            world.ask(name, 4, 0)
+        past = NOW.date().isoformat()
+        world.now = NOW + timedelta(days=80)
+        world.q.close_days()
+        with pytest.raises(Conflict, match="per hour on these days is not known"):
+            solved(world, "3/hour", day=past)
+        assert solved(world, "6/day", day=past).caps["free"] == 3
+        hour = [lever(cap="1/hour", resources=["image"])]
+        outlook = preview(world.q.engine, world.q.now_ms(), hour, day=past)
+        assert outlook.total.asked == 8
+        assert any("in windows of one hour is pruned" in w for w in outlook.warnings)
 
 
 def test_a_total_is_met_to_the_unit_and_protected_units_count(tmp_path: Path) -> None:
