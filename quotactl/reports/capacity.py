@@ -90,17 +90,23 @@ def find_caps(
             policy.tier_named(name)
         ground = _ground(book, what, span, whole.period, now_ms)
         windows, asked = _windows(ground, span, whole.period)
-        if asked and not any(histogram for window in windows for histogram in window.values()):
+        known = any(histogram for window in windows for histogram in window.values())
+        if asked and not known and ground.starts[0] < book.head.checkpoint_at_ms:
             raise Conflict(
                 f"what was asked for per {whole.period} on these days is not known",
-                hint=f"--capacity N/day, or a --day whose entries are kept: {_kept(ground)}",
+                hint=f"its entries are pruned: {_kept(ground)}; --capacity N/day needs none",
             )
         found = solve(
             windows,
             whole.amount_max,
             protected=frozenset(first),
             # Users who are protected one by one are spared by every cap on their tier.
-            least=minima | {_name(t, 1): NO_LIMIT for t in [None, *policy.tiers.values()]},
+            least=minima
+            | {
+                _name(tier, 1): NO_LIMIT
+                for tier in [None, *policy.tiers.values()]
+                if tier is None or not tier.protected
+            },
         )
         caps: dict[str, int | None] = {}
         for tier in policy.tiers.values():
@@ -279,8 +285,8 @@ def _ground(book: Reading, resource: Resource, span: Span, period: Period, now_m
 
 
 def _kept(ground: Ground) -> str:
-    kept_ms = ground.book.head.checkpoint_at_ms
-    return f"from {instant_text(kept_ms, ground.before.calendar)} on" if kept_ms else "today"
+    at = instant_text(ground.book.head.checkpoint_at_ms, ground.before.calendar)
+    return f"they are kept from {at} on"
 
 
 def _most(ceilings: Sequence[Ceiling], period: Period) -> int:
@@ -297,9 +303,11 @@ def _most(ceilings: Sequence[Ceiling], period: Period) -> int:
 
 def _name(tier: Tier | None, protected: int) -> str:
     """The group of a tier's users, or of those who are protected one by one; no tier has
-    the name of the latter."""
+    the name of the latter. In a tier that is protected itself they are like the others: who
+    caps it includes what is protected."""
     name = "-" if tier is None else tier.name
-    return f"{name} (protected)" if protected else name
+    spared = protected and (tier is None or not tier.protected)
+    return f"{name} (protected)" if spared else name
 
 
 def _least(text: str, period: Period) -> tuple[str, int]:

@@ -213,6 +213,20 @@ def test_users_with_more_than_their_tiers_limit_are_capped_too(tmp_path: Path) -
         )  # fmt: skip
 
 
+def test_users_protected_one_by_one_in_a_protected_tier_are_capped_with_it(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        for name in ("u0", "u1"):
+            world.user(name, "pro", protected=name == "u0", override=None)
+            world.ask(name, 10, 0)
+        fit, levers = find_caps(
+            world.q.engine, world.q.now_ms(), capacity="11/day", resource="image"
+        )
+        assert (fit.fits, fit.served, fit.caps["pro"]) == (True, 10, 5)
+        under = preview(world.q.engine, world.q.now_ms(), levers)
+        assert under.total.served == 10
+
+
 def test_a_cap_a_week_is_under_what_each_day_allows(tmp_path: Path) -> None:
     world = World(tmp_path / "l.db")
     with world.q:
