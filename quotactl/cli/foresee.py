@@ -251,6 +251,8 @@ def _show_fit(fit: Fit) -> None:
         )
     else:
         this.say(f"Served would be {fit.served} of {fit.capacity} {fit.resource} per {fit.period}.")
+    for warning in fit.warnings:
+        this.say(warning)
     if fit.command:
         this.say(f"To put it on: {fit.command}")
 

@@ -236,10 +236,17 @@ class Reading(Protocol):
         ...
 
     def histogram_of_users(
-        self, resource_id: int, starts: Sequence[int], now_ms: int
-    ) -> list[tuple[int | None, int, int, int]]:
-        """(tier id, protected, units asked for on these days, users), but for users with an
-        override of their own."""
+        self,
+        resource_id: int,
+        starts: Sequence[int],
+        ceilings: Iterable[tuple[int | None, int, int, int]],
+        now_ms: int,
+    ) -> list[tuple[int | None, int, int, int, int]]:
+        """What users would take on these days in all.
+
+        `ceilings` are (tier id, protected, most a day, most in all); users with an override
+        of their own are left out. Gives (tier id, protected, units, users, units asked for).
+        """
         ...
 
     def demand_of_users(
@@ -262,8 +269,8 @@ class Reading(Protocol):
     def taken_of_users(
         self, resource_id: int, length_min: int, span: tuple[int, int]
     ) -> Iterator[tuple[int, int, int]]:
-        """(user id, window start, units taken) by user, from entries: for windows of a
-        length that was not counted."""
+        """(user id, window start, units taken and not given back) by user, from entries: for
+        windows of a length that was not counted."""
         ...
 
     def overrides_of_resource(

@@ -422,8 +422,10 @@ def in_the_way(
 ) -> list[Row] | Outcome:
     """What a new throttle would replace, or that it is on already.
 
-    Raises Conflict where something at the same time has the same targets, kind and
-    period, or the same name, and replacing it was not asked for.
+    The same is on already where it is in force at the start of the new one; one that
+    begins later leaves the time until then free, and is in nobody's way. Raises Conflict
+    where something at the same time has the same targets, kind and period, or the same
+    name, and replacing it was not asked for.
     """
     values = _values(wanted, drill=drill)
     scope: Scope = wanted.scope(book.policy)
@@ -437,22 +439,30 @@ def in_the_way(
             switch["ends_at_ms"] is not None and switch["ends_at_ms"] <= starts_at_ms
         )
         same_time = same_targets and not apart
-        if (
+        same = (
             same_time
             and all(switch[field] == values[field] for field in _SAME)
             and _ramp_of(book, switch) == _ramp(wanted.steps(starts_at_ms), starts_at_ms)
-        ):
+        )
+        if same and switch["starts_at_ms"] <= starts_at_ms:
             view = switch_view(book, switch, now_ms)
+            since = ""
+            if switch["starts_at_ms"] > now_ms:
+                since = f"from {instant_text(switch['starts_at_ms'], calendar)} "
             end = instant_text(switch["ends_at_ms"], calendar)
             ends = "with no end" if switch["ends_at_ms"] is None else f"until {end}"
             return Outcome(
                 False,
-                f"throttle {title(switch)} is already {view.state} {ends}; "
+                f"throttle {title(switch)} is already {view.state} {since}{ends}; "
                 f"to move it: quotactl throttle extend {switch['id']}",
                 view.to_dict(),
             )
-        alike = same_time and all(
-            switch[field] == values[field] for field in ("kind", "total", "period", "drill")
+        alike = (
+            same_time
+            and not same
+            and all(
+                switch[field] == values[field] for field in ("kind", "total", "period", "drill")
+            )
         )
         if alike or (wanted.name is not None and switch["name"] == wanted.name):
             found.append(switch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -40,13 +41,15 @@ class MakeGood(Acts):
         reason: str | None = None,
         ticket: str | None = None,
     ) -> Outcome:
-        """Give `each` units to every user in a throttle's scope, in one transaction, once.
+        """Give `each` units to every user in a throttle's scope, in one transaction, once for
+        each resource.
 
         To those who asked for something on the days on which it was in force, of each
         resource that they asked for, or of `resource` alone; with `limit_to` "refused" only
         to those whom it cost something, as its report says. One audit row stands for all of
-        these grants. A second time changes nothing, whatever is asked for then. Raises
-        Conflict while the throttle is on or to come, InvalidInput for a drill.
+        these grants. A second time changes nothing, whatever is asked for then, but for
+        resources that others alone were named before. Raises Conflict while the throttle is
+        on or to come, InvalidInput for a drill.
         """
         check_amount(each)
         check_priority(priority)
@@ -55,17 +58,24 @@ class MakeGood(Acts):
         with self._act(reason=reason, ticket=ticket, why_needed="a grant") as act:
             book = act.book
             switch = find_switch(book, throttle, THROTTLE_KINDS, act.now_ms)
-            if switch["made_good_id"] is not None:
-                return _already(book, switch)
-            _check_over(book, switch, act.now_ms)
-            resources = None
-            if resource is not None:
-                what = act.resource(resource)
-                target = book.switch_of(switch)
-                assert isinstance(target, Throttle)
-                if not target.scope.covers_resource(what.id):
+            target = book.switch_of(switch)
+            assert isinstance(target, Throttle)
+            if resource is None:
+                resources = [
+                    what
+                    for what in book.policy.resources.values()
+                    if target.scope.covers_resource(what.id)
+                ]
+            else:
+                resources = [act.resource(resource)]
+                if not target.scope.covers_resource(resources[0].id):
                     raise InvalidInput(f"throttle {title(switch)} is not for {resource}")
-                resources = [what]
+            before = _made(book, switch)
+            resources = [what for what in resources if not {None, what.name} & set(before)]
+            if before and not resources:
+                row = before.get(None) or before.get(resource) or _last(before)
+                return _already(book, switch, row)
+            _check_over(book, switch, act.now_ms)
             expires_at_ms = act.end(duration=duration, until=until)
             course = course_of(book, switch, act.now_ms)
             sought = sought_of(book, course, resources=resources, refused=limit_to == REFUSED)
@@ -89,6 +99,9 @@ class MakeGood(Acts):
                     "priority": priority,
                     "expires_at": rfc3339(moment_of(expires_at_ms)),
                 }
+                if resource is not None:
+                    # Without it, it was for all.
+                    facts["resource"] = resource
                 item = {"throttle": switch["id"], "name": switch["name"], **facts, "tiers": tiers}
                 if not users:
                     whom = "refused nobody" if limit_to else "met nobody who asked for anything"
@@ -132,13 +145,26 @@ def _check_over(book: Reading, switch: Row, now_ms: int) -> None:
         )
 
 
-def _already(book: Reading, switch: Row) -> Outcome:
-    (row,) = book.rows("audit", {"id": switch["made_good_id"]})
+def _made(book: Reading, switch: Row) -> dict[str | None, Row]:
+    """The audit rows of what was given before: by the resource that was named, None for all."""
+    if switch["made_good_id"] is None:
+        return {}
+    rows = book.rows("audit", {"action": "grant.make_good", "subject": f"throttle {switch['id']}"})
+    return {json.loads(row["after"]).get("resource"): row for row in rows}
+
+
+def _last(made: Mapping[str | None, Row]) -> Row:
+    return max(made.values(), key=lambda row: int(row["id"]))
+
+
+def _already(book: Reading, switch: Row, row: Row) -> Outcome:
+    after = json.loads(row["after"])
     at = from_ms(row["at_ms"])
-    item = {"throttle": switch["id"], "name": switch["name"], **json.loads(row["after"])}
+    item = {"throttle": switch["id"], "name": switch["name"], **after}
     return Outcome(
         False,
         f"throttle {title(switch)} was made good already by audit row {row['id']} "
-        f"({instant_text(row['at_ms'], book.policy.calendar)})",
+        f"({instant_text(row['at_ms'], book.policy.calendar)}): "
+        f"{after['each']} each of {' and '.join(after['resources'])}",
         {**item, "audit_id": row["id"], "made_good_at": rfc3339(at)},
     )

@@ -8,7 +8,7 @@ from typing import TypeVar
 from quotactl.frozen import changed
 from quotactl.policy.model import Account, Limit, Override, Policy, Resource, Throttle, Tier
 from quotactl.policy.resolve import Ceiling, resolve
-from quotactl.policy.window import DAY_LENGTH_MIN, Calendar
+from quotactl.policy.window import DAY_LENGTH_MIN, MINUTE_MS, Calendar
 
 Group = TypeVar("Group", bound=Hashable)
 
@@ -85,19 +85,24 @@ def served_of_user(
     smaller of demand and ceiling is served; a day's is not more than its windows', a
     week's not more than its days'.
     """
+    mine = own(ceilings)
     served = {start: days[start][1] for start in span if start in days}
-    cut_off = False
-    for ceiling in own(ceilings):
+    cut_off = any(
+        used >= ceiling.amount_max
+        for ceiling in mine
+        if ceiling.amount_max is not None and ceiling.period.shorter_than_day
+        for start, (used, _) in shorter.get(ceiling.period.length_min, {}).items()
+        if calendar.day(start).starts_at_ms in served
+    )
+    for start, units in refused_in_shorter(mine, shorter, DAY_LENGTH_MIN).items():
+        day_ms = calendar.day(start).starts_at_ms
+        if day_ms in served:
+            served[day_ms] = max(0, served[day_ms] - units)
+    for ceiling in mine:
         most, length_min = ceiling.amount_max, ceiling.period.length_min
-        if most is None:
+        if most is None or ceiling.period.shorter_than_day:
             continue
-        if ceiling.period.shorter_than_day:
-            for start, (used, asked) in shorter.get(length_min, {}).items():
-                day_ms = calendar.day(start).starts_at_ms
-                if day_ms in served:
-                    served[day_ms] = max(0, served[day_ms] - max(0, asked - most))
-                    cut_off = cut_off or used >= most
-        elif length_min == DAY_LENGTH_MIN:
+        if length_min == DAY_LENGTH_MIN:
             cut_off = cut_off or any(days[start][0] >= most for start in served)
             served = {start: min(units, most) for start, units in served.items()}
         else:
@@ -109,6 +114,56 @@ def served_of_user(
                     served[start] = min(served[start], room)
                     room -= served[start]
     return sum(served.values()), cut_off
+
+
+def served_in_shorter(
+    ceilings: Iterable[Ceiling], shorter: Mapping[int, Demand], length_min: int
+) -> dict[int, int]:
+    """What each of one user's windows of a length under a day would have been served, by
+    its start: what windows shorter than it let through, up to the lowest ceiling of that
+    length or longer."""
+    mine = own(ceilings)
+    most = min(
+        (
+            c.amount_max
+            for c in mine
+            if c.amount_max is not None and c.period.length_min >= length_min
+        ),
+        default=NO_LIMIT,
+    )
+    refused = _by_window(refused_in_shorter(mine, shorter, length_min), length_min)
+    return {
+        start: min(max(0, asked - refused.get(start, 0)), most)
+        for start, (_, asked) in shorter.get(length_min, {}).items()
+    }
+
+
+def refused_in_shorter(
+    ceilings: Iterable[Ceiling], shorter: Mapping[int, Demand], below_min: int
+) -> dict[int, int]:
+    """Units that windows shorter than `below_min` minutes refuse one user, by when they
+    begin. What a shorter one refuses does not reach a longer one."""
+    refused: dict[int, int] = {}
+    for ceiling in own(ceilings):
+        most, length_min = ceiling.amount_max, ceiling.period.length_min
+        if most is None or length_min >= below_min:
+            continue
+        before = _by_window(refused, length_min)
+        for start, (_, asked) in shorter.get(length_min, {}).items():
+            too_much = asked - before.get(start, 0) - most
+            if too_much > 0:
+                refused[start] = refused.get(start, 0) + too_much
+    return refused
+
+
+def _by_window(units: Mapping[int, int], length_min: int) -> dict[int, int]:
+    """Units by when they were, summed by the windows of a length under a day."""
+    length_ms = length_min * MINUTE_MS
+    summed: dict[int, int] = {}
+    for at_ms, count in units.items():
+        start = at_ms - at_ms % length_ms
+        summed[start] = summed.get(start, 0) + count
+    return summed
 
 
 def under_total(

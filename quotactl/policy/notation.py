@@ -240,18 +240,21 @@ def parse_instant(text: str, *, now_ms: int, calendar: Calendar) -> int:
     """A moment: RFC 3339, `18:00` (the next one), `tomorrow 09:00`, `2025-03-28 09:00`.
 
     Those without an offset are read in the ledger's zone. Of a time that comes
-    twice the first is meant; one that the clocks skip lies as far behind the jump
+    twice the first is meant, or the next one where no day is given; one that the clocks skip lies as far behind the jump
     as it would have lain in the gap (02:30 becomes 03:30).
     """
     if _RFC3339.match(text):
         return parse_rfc3339(text)
     today = calendar.date_of(now_ms)
     if (match := _CLOCK.match(text)) is not None:
-        on = today + timedelta(days=1) if match[1] == "tomorrow" else today
-        at_ms = _local_ms(on, match[2], match[3], calendar, text)
-        if match[1] is None and at_ms <= now_ms:
-            at_ms = _local_ms(on + timedelta(days=1), match[2], match[3], calendar, text)
-        return at_ms
+        if match[1] is not None:
+            on = today + timedelta(days=1) if match[1] == "tomorrow" else today
+            return _local_ms(on, match[2], match[3], calendar, text)
+        # Where clocks go back the next one can be the second of a day, or of the day before.
+        days = [today + timedelta(days=days) for days in (-1, 0, 1)]
+        at = [_local_ms(on, match[2], match[3], calendar, text) for on in days]
+        at += [_local_ms(on, match[2], match[3], calendar, text, fold=1) for on in days]
+        return min(at_ms for at_ms in at if at_ms > now_ms)
     if (match := _LOCAL.match(text)) is not None:
         return _local_ms(parse_date(match[1]), match[2], match[3], calendar, text)
     raise _no_instant(text)
@@ -291,12 +294,16 @@ def instant_text(at_ms: int | None, calendar: Calendar) -> str:
     return local.strftime("%Y-%m-%d %H:%M:%S %Z").replace(":00 ", " ", 1)
 
 
-def _local_ms(on: date, hour: str, minute: str, calendar: Calendar, text: str) -> int:
+def _local_ms(
+    on: date, hour: str, minute: str, calendar: Calendar, text: str, *, fold: int = 0
+) -> int:
+    """A time of day; with `fold` 1 the second of one that comes twice."""
     try:
         local = datetime(on.year, on.month, on.day, int(hour), int(minute), tzinfo=calendar.zone)
     except ValueError:
         raise _no_instant(text) from None
-    return int(local.timestamp()) * 1000
+    # In a gap the other reading lies before it: that is no time of its own.
+    return int(max(local.timestamp(), local.replace(fold=fold).timestamp())) * 1000
 
 
 def _no_instant(text: str) -> InvalidInput:

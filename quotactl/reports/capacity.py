@@ -6,18 +6,27 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from quotactl.errors import InvalidInput
+from quotactl.errors import Conflict, InvalidInput
 from quotactl.frozen import frozen
 from quotactl.ledger.loaded import tier_or_default
 from quotactl.ledger.values import View
-from quotactl.policy.foresight import NO_LIMIT, ceilings_of, own
+from quotactl.policy.foresight import (
+    NO_LIMIT,
+    Demand,
+    ceilings_of,
+    day_ceiling,
+    own,
+    served_in_shorter,
+    served_of_user,
+)
 from quotactl.policy.levers import Lever, lever
-from quotactl.policy.model import Limit, Override, Resource, Tier
-from quotactl.policy.notation import limit_text, parse_assignment, parse_limit
+from quotactl.policy.model import Limit, Resource, Tier
+from quotactl.policy.notation import instant_text, limit_text, parse_assignment, parse_limit
 from quotactl.policy.resolve import Ceiling
 from quotactl.policy.solve import solve
-from quotactl.policy.window import DAY_LENGTH_MIN, Period, period_of_length
+from quotactl.policy.window import DAY_LENGTH_MIN, Period
 from quotactl.reports.usage import Span, span_of, window_of
+from quotactl.reports.what_if import Ground, Group, users_of
 
 if TYPE_CHECKING:
     from quotactl.ledger.engine import Engine, Reading
@@ -29,7 +38,8 @@ class Fit(View):
 
     `served` is what they would have served in the fullest window of the recorded demand.
     Where even the least that everybody must have is too much, `short_by` says by how many
-    units, and `caps` are that least. `command` applies the caps.
+    units, and `caps` are that least. `command` applies the caps. `warnings` say what of the
+    demand is not known.
     """
 
     fits: bool
@@ -42,6 +52,7 @@ class Fit(View):
     short_by: int
     days: int
     command: str | None
+    warnings: tuple[str, ...]
 
 
 def find_caps(
@@ -62,7 +73,8 @@ def find_caps(
     limit; tiers to `protect`, and those that are protected anyway, come first, and users
     who are protected one by one have what they ask for. `least` are as `free=1/day`.
     Demand is what was used plus granted plus denied, per user and window, as far as the
-    user's own limit goes. `before` are global options for the command.
+    user's own limits go; each window is looked at by itself. `before` are global options
+    for the command. Conflict where nothing is known of the windows.
     """
     whole = _one_limit("capacity", capacity)
     assert whole.amount_max is not None
@@ -76,13 +88,25 @@ def find_caps(
         minima = dict(_least(text, whole.period) for text in least)
         for name in minima:
             policy.tier_named(name)
-        windows, asked = _windows(book, what, span, whole.period, now_ms)
+        ground = _ground(book, what, span, whole.period, now_ms)
+        windows, asked = _windows(ground, span, whole.period)
+        known = any(histogram for window in windows for histogram in window.values())
+        if asked and not known and ground.starts[0] < book.head.checkpoint_at_ms:
+            raise Conflict(
+                f"what was asked for per {whole.period} on these days is not known",
+                hint=f"its entries are pruned: {_kept(ground)}; --capacity N/day needs none",
+            )
         found = solve(
             windows,
             whole.amount_max,
             protected=frozenset(first),
             # Users who are protected one by one are spared by every cap on their tier.
-            least=minima | {_name(t, 1): NO_LIMIT for t in [None, *policy.tiers.values()]},
+            least=minima
+            | {
+                _name(tier, 1): NO_LIMIT
+                for tier in [None, *policy.tiers.values()]
+                if tier is None or not tier.protected
+            },
         )
         caps: dict[str, int | None] = {}
         for tier in policy.tiers.values():
@@ -90,7 +114,9 @@ def find_caps(
                 continue
             cap = found.caps.get(tier.name)
             limit = _most(ceilings_of(policy, tier, what, now_ms), whole.period)
-            caps[tier.name] = None if cap is None or cap >= limit else cap
+            # Users with overrides of their own may take more than their tier's limit.
+            taken = max((units for w in windows for units in w[tier.name]), default=0)
+            caps[tier.name] = None if cap is None or cap >= max(limit, taken) else cap
         levers = _levers(what, whole.period, caps, guarded)
         return (
             Fit(
@@ -104,6 +130,7 @@ def find_caps(
                 short_by=found.short_by,
                 days=len(span.dates()),
                 command=command_of(levers, whole, *before) if levers else None,
+                warnings=tuple(dict.fromkeys(ground.warnings)),
             ),
             levers,
         )
@@ -144,81 +171,101 @@ def _levers(
 
 
 def _windows(
-    book: Reading, resource: Resource, span: Span, period: Period, now_ms: int
+    ground: Ground, span: Span, period: Period
 ) -> tuple[list[dict[str, dict[int, int]]], int]:
     """Each window's histogram by tier: units that a user would take → users. And what was
     asked for in all."""
-    policy = book.policy
-    groups = {
-        (_id(tier), protected): (_name(tier, protected), ceiling)
+    policy = ground.before
+    empty: dict[str, dict[int, int]] = {
+        _name(tier, protected): {}
         for tier in [None, *policy.tiers.values()]
         for protected in (0, 1)
-        for ceiling in [
-            _most(ceilings_of(policy, tier, resource, now_ms, protected=bool(protected)), period)
-        ]
     }
-    empty: dict[str, dict[int, int]] = {name: {} for name, _ in groups.values()}
     windows: dict[int, dict[str, dict[int, int]]] = {}
     asked_in_all = 0
 
-    def add(start: int, name: str, asked: int, most: int, users: int) -> None:
-        nonlocal asked_in_all
-        window = windows.setdefault(start, {group: dict(h) for group, h in empty.items()})
-        units = min(asked, most)
-        window[name][units] = window[name].get(units, 0) + users
-        asked_in_all += asked * users
+    def add(start: int, tier: Tier | None, protected: int, units: int, users: int) -> None:
+        if start not in windows:
+            windows[start] = {group: {} for group in empty}
+        of_group = windows[start][_name(tier, protected)]
+        of_group[units] = of_group.get(units, 0) + users
 
-    overrides = _overrides(book, resource, now_ms)
-
-    def add_user(start: int, user_id: int, tier_id: int | None, protected: int, asked: int) -> None:
-        tier = tier_or_default(policy, tier_id)
-        name, most = groups[_id(tier), protected]
-        if user_id in overrides:
-            ceilings = ceilings_of(
-                policy,
-                tier,
-                resource,
-                now_ms,
-                protected=bool(protected),
-                overrides=tuple(overrides[user_id]),
-            )
-            most = _most(ceilings, period)
-        add(start, name, asked, most, 1)
-
-    stored = [(t.id, p) for t in policy.tiers.values() for p in (0, 1)] + [(None, 0), (None, 1)]
-    for start, ends_at_ms, starts in _spans(book, span, period):
-        if period.shorter_than_day:
-            for row in _short_rows(book, resource, period, (start, ends_at_ms), stored, now_ms):
-                add_user(*row)
-            continue
-        for tier_id, protected, asked, users in book.histogram_of_users(
-            resource.id, starts, now_ms
+    fast, slow = _places(ground, period)
+    everybody: dict[Group, Group] = {group: group for group in [*fast, *slow]}
+    spans = _spans(ground.book, span, period)
+    for start, starts in {} if period.shorter_than_day else spans.items():
+        for tier_id, protected, units, users, asked in ground.book.histogram_of_users(
+            ground.resource.id,
+            starts,
+            [(*place, *most) for place, most in fast.items()],
+            ground.now_ms,
         ):
-            tier = tier_or_default(policy, tier_id)
-            name, most = groups[_id(tier), protected]
-            add(start, name, asked, most, users)
-        if overrides:
-            summed: dict[tuple[int, int | None, int], int] = {}
-            for user_id, tier_id, protected, _, _, asked in book.demand_of_users(
-                resource.id,
-                DAY_LENGTH_MIN,
-                (start, ends_at_ms),
-                groups=(),
-                overridden=True,
-                now_ms=now_ms,
-            ):
-                of_user = (user_id, tier_id, protected)
-                summed[of_user] = summed.get(of_user, 0) + asked
-            for of_user, asked in summed.items():
-                add_user(start, *of_user, asked)
+            add(start, tier_or_default(policy, tier_id), protected, units, users)
+            asked_in_all += asked
+    for places, overridden in ((slow, False), (everybody, True)):
+        if not places or (overridden and not ground.overrides):
+            continue
+        for (tier_id, protected), (under, _), days, shorter in users_of(
+            ground,
+            ground.starts,
+            places,
+            overridden=overridden,
+            lengths=[period.length_min] if period.shorter_than_day else [],
+        ):
+            tier = None if tier_id is None else policy.tiers[tier_id]
+            asked_in_all += sum(days[day][1] for day in ground.starts if day in days)
+            for start, units in _taken(ground, period, spans, under, days, shorter):
+                add(start, tier, protected, units, 1)
     return list(windows.values()) or [empty], asked_in_all
 
 
-def _spans(book: Reading, span: Span, period: Period) -> Iterator[tuple[int, int, list[int]]]:
-    """(start, end, starts of days) of the days of a span, or of the weeks or months that
+def _places(
+    ground: Ground, period: Period
+) -> tuple[dict[Group, tuple[int, int]], dict[Group, Group]]:
+    """Where users are stored, as (tier id, protected): those whose demand adds up in SQL, with
+    the most a day and in a window, and those that must be looked at one by one."""
+    policy = ground.before
+    fast: dict[Group, tuple[int, int]] = {}
+    slow: dict[Group, Group] = {}
+    for tier in [None, *policy.tiers.values()]:
+        for protected in (0, 1):
+            # Users on no tier of their own are on the default one.
+            stored: list[Group] = [] if tier is None else [(tier.id, protected)]
+            if tier is policy.default_tier:
+                stored.append((None, protected))
+            ceilings, _ = ground.ceilings(tier, protected=bool(protected))
+            lengths = {c.period.length_min for c in own(ceilings) if c.amount_max is not None}
+            for place in stored:
+                if period.shorter_than_day or lengths - {DAY_LENGTH_MIN, period.length_min}:
+                    slow[place] = place
+                else:
+                    fast[place] = (day_ceiling(ceilings), _most(ceilings, period))
+    return fast, slow
+
+
+def _taken(
+    ground: Ground,
+    period: Period,
+    spans: Mapping[int, list[int]],
+    ceilings: Sequence[Ceiling],
+    days: Demand,
+    shorter: Mapping[int, Demand],
+) -> Iterator[tuple[int, int]]:
+    """(window start, units) that one user would take by limits alone."""
+    if period.shorter_than_day:
+        yield from served_in_shorter(ceilings, shorter, period.length_min).items()
+        return
+    for start, starts in spans.items():
+        if any(days.get(day, (0, 0))[1] for day in starts):
+            units, _ = served_of_user(ceilings, ground.before.calendar, days, shorter, starts)
+            yield start, units
+
+
+def _spans(book: Reading, span: Span, period: Period) -> dict[int, list[int]]:
+    """Windows by start, each with its days: the days of a span, or the weeks or months that
     they lie in."""
     calendar = book.policy.calendar
-    seen = set()
+    found = {}
     for on in span.dates():
         day = window_of(book, on)
         if day.reset_at_ms == day.starts_at_ms:
@@ -226,47 +273,20 @@ def _spans(book: Reading, span: Span, period: Period) -> Iterator[tuple[int, int
         window = day
         if period.length_min > DAY_LENGTH_MIN:
             window = calendar.window(period, day.starts_at_ms)
-        if window not in seen:
-            seen.add(window)
-            yield *window, calendar.day_starts(window)
-
-
-def _short_rows(
-    book: Reading,
-    resource: Resource,
-    period: Period,
-    span: tuple[int, int],
-    stored: Sequence[tuple[int | None, int]],
-    now_ms: int,
-) -> Iterator[tuple[int, int, int | None, int, int]]:
-    """(window start, user id, tier id, protected, asked) of windows shorter than a day: as
-    counted where they were, else as taken."""
-    counted = False
-    for overridden in (False, True):
-        for user_id, tier_id, protected, start, _, asked in book.demand_of_users(
-            resource.id,
-            period.length_min,
-            span,
-            groups=stored,
-            overridden=overridden,
-            now_ms=now_ms,
-        ):
-            counted = True
-            yield start, user_id, tier_id, protected, asked
-    if not counted:
-        places = {row["id"]: (row["tier_id"], row["protected"]) for row in book.rows("user")}
-        for user_id, start, units in book.taken_of_users(resource.id, period.length_min, span):
-            yield start, user_id, *places[user_id], units
-
-
-def _overrides(book: Reading, resource: Resource, now_ms: int) -> dict[int, list[Override]]:
-    found: dict[int, list[Override]] = {}
-    for user_id, id_, period, most, expires in book.overrides_of_resource(resource.id, now_ms):
-        override = Override(
-            id_, None if period is None else period_of_length(period), most, expires
-        )
-        found.setdefault(user_id, []).append(override)
+        found[window.starts_at_ms] = calendar.day_starts(window)
     return found
+
+
+def _ground(book: Reading, resource: Resource, span: Span, period: Period, now_ms: int) -> Ground:
+    """The demand of the windows that a span lies in, under the limits and throttles of now."""
+    starts = sorted({day for days in _spans(book, span, period).values() for day in days})
+    policy = book.policy
+    return Ground(book, resource, policy, policy, (), starts, now_ms, now_ms).loaded()
+
+
+def _kept(ground: Ground) -> str:
+    at = instant_text(ground.book.head.checkpoint_at_ms, ground.before.calendar)
+    return f"they are kept from {at} on"
 
 
 def _most(ceilings: Sequence[Ceiling], period: Period) -> int:
@@ -281,15 +301,13 @@ def _most(ceilings: Sequence[Ceiling], period: Period) -> int:
     )
 
 
-def _id(tier: Tier | None) -> int | None:
-    return None if tier is None else tier.id
-
-
 def _name(tier: Tier | None, protected: int) -> str:
     """The group of a tier's users, or of those who are protected one by one; no tier has
-    the name of the latter."""
+    the name of the latter. In a tier that is protected itself they are like the others: who
+    caps it includes what is protected."""
     name = "-" if tier is None else tier.name
-    return f"{name} (protected)" if protected else name
+    spared = protected and (tier is None or not tier.protected)
+    return f"{name} (protected)" if spared else name
 
 
 def _least(text: str, period: Period) -> tuple[str, int]:

@@ -201,7 +201,11 @@ def _preset(book: Reading, name: str, preset: Preset | None, now_ms: int) -> Pre
 
 def _levers(book: Reading, name: str, preset: Preset, now_ms: int) -> list[LeverView]:
     """The parts of a preset, each with the switch that is on for it, whoever put it on."""
-    rows = [r for r in book.rows("switch", {"ended_at_ms": None}) if not over(r, now_ms)]
+    rows = [
+        row
+        for row in book.rows("switch", {"ended_at_ms": None})
+        if row["starts_at_ms"] <= now_ms and not over(row, now_ms)
+    ]
     rows.sort(key=lambda row: row["preset"] != name)
     views = []
     for one in preset.throttles:

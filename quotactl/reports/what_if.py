@@ -21,8 +21,9 @@ from quotactl.policy.foresight import (
     under_total,
 )
 from quotactl.policy.model import Override, Policy, Resource, Rule, Throttle, Tier
+from quotactl.policy.notation import instant_text
 from quotactl.policy.resolve import Ceiling, spares
-from quotactl.policy.window import DAY_LENGTH_MIN, HOUR_MS, period_of_length
+from quotactl.policy.window import DAY_LENGTH_MIN, HOUR_MS, MINUTE_MS, period_of_length
 
 if TYPE_CHECKING:
     from quotactl.ledger.engine import Reading
@@ -69,7 +70,7 @@ class Ground:
 
     def ceilings(
         self, tier: Tier | None, *, protected: bool, overrides: Sequence[Override] = ()
-    ) -> tuple[tuple[Ceiling, ...], tuple[Ceiling, ...]]:
+    ) -> Both:
         before, after = (
             ceilings_of(
                 policy,
@@ -83,6 +84,17 @@ class Ground:
         )
         return before, after
 
+    def loaded(self) -> Ground:
+        """The same with the overrides that hold, by user."""
+        for user_id, id_, period, most, expires in self.book.overrides_of_resource(
+            self.resource.id, self.now_ms
+        ):
+            override = Override(
+                id_, None if period is None else period_of_length(period), most, expires
+            )
+            self.overrides.setdefault(user_id, []).append(override)
+        return self
+
     @property
     def span(self) -> tuple[int, int]:
         calendar = self.before.calendar
@@ -92,10 +104,13 @@ class Ground:
 # (tier id, whether its users are protected one by one)
 Group = tuple[int | None, int]
 
+# The ceilings before and after.
+Both = tuple[tuple[Ceiling, ...], tuple[Ceiling, ...]]
+
 
 def sums_of(ground: Ground) -> dict[Group, Sums]:
     """Demand of the days by group: users of a tier in scope, and those who are protected."""
-    book, policy = ground.book, ground.before
+    policy = ground.before
     known: list[tuple[Group, Tier | None]] = []
     default = policy.default_tier
     for tier in [None, *policy.tiers.values()]:
@@ -110,19 +125,13 @@ def sums_of(ground: Ground) -> dict[Group, Sums]:
         stored = [group] if tier is not None else []
         if tier is default:
             stored.append((None, group[1]))
-        windows = _periods(ground, (*before, *after))
+        windows = _periods((*before, *after))
         for place in stored:
             if windows:
                 slow[place] = group
             else:
                 fast.append((*place, day_ceiling(before), day_ceiling(after)))
-    for overridden_id, id_, period, most, expires in book.overrides_of_resource(
-        ground.resource.id, ground.now_ms
-    ):
-        override = Override(
-            id_, None if period is None else period_of_length(period), most, expires
-        )
-        ground.overrides.setdefault(overridden_id, []).append(override)
+    ground.loaded()
 
     def add_up(starts: list[int]) -> dict[Group, Sums]:
         found: dict[Group, Sums] = {group: Sums() for group, _ in known}
@@ -170,44 +179,46 @@ def _add_slow(
     if not places:
         return
     scope = set(places.values())
-    for user_id, group, days, shorter in _users(ground, starts, places, overridden=overridden):
+    for group, (before, after), days, shorter in users_of(
+        ground, starts, places, overridden=overridden
+    ):
         if group not in scope:
             continue
-        tier = None if group[0] is None else ground.before.tiers[group[0]]
-        before, after = ground.ceilings(
-            tier, protected=bool(group[1]), overrides=ground.overrides.get(user_id, ())
-        )
         asked = sum(days[start][1] for start in starts if start in days)
         if not asked:
             continue
         calendar = ground.before.calendar
-        old, _ = served_of_user(_told(ground, before), calendar, days, shorter, starts)
-        new, cut_off = served_of_user(_told(ground, after), calendar, days, shorter, starts)
+        old, _ = served_of_user(before, calendar, days, shorter, starts)
+        new, cut_off = served_of_user(after, calendar, days, shorter, starts)
         lowered = before != after
         sums[group].add(1, int(cut_off and lowered), asked, old, new)
 
 
-def _users(
-    ground: Ground, starts: list[int], places: dict[Group, Group], *, overridden: bool
-) -> Iterator[tuple[int, Group, Demand, dict[int, Demand]]]:
-    """Each user's demand: days, from the start of the longest window on, and shorter windows."""
+def users_of(
+    ground: Ground,
+    starts: list[int],
+    places: dict[Group, Group],
+    *,
+    overridden: bool,
+    lengths: Sequence[int] = (),
+) -> Iterator[tuple[Group, Both, Demand, dict[int, Demand]]]:
+    """Each user's group, ceilings and demand: days, from the start of the longest window on,
+    and the shorter windows that have a say, those of `lengths` in minutes too."""
     calendar = ground.before.calendar
     end_ms = calendar.day(starts[-1]).reset_at_ms
-    periods = {
-        period
-        for tier in ground.before.tiers.values()
-        for ceilings in ground.ceilings(tier, protected=False)
-        for period in _periods(ground, ceilings)
-    }
+    periods = set(lengths)
+    for tier in [None, *ground.before.tiers.values()]:
+        for protected in (False, True):
+            for ceilings in ground.ceilings(tier, protected=protected):
+                periods |= _periods(ceilings)
     periods |= {o.period.length_min for os in ground.overrides.values() for o in os if o.period}
     long = [period_of_length(p) for p in periods if p > DAY_LENGTH_MIN]
     first_ms = min([starts[0], *(calendar.window(p, starts[0]).starts_at_ms for p in long)])
     groups = list(places)
     sources = {
-        length: _windows(ground, length, (starts[0], end_ms), groups, overridden=overridden)
+        length: _ShortWindows(ground, length, (starts[0], end_ms), groups, overridden=overridden)
         for length in sorted(p for p in periods if p < DAY_LENGTH_MIN)
     }
-    waiting = {length: next(source, None) for length, source in sources.items()}
     rows = ground.book.demand_of_users(
         ground.resource.id,
         DAY_LENGTH_MIN,
@@ -218,69 +229,118 @@ def _users(
     )
     for user_id, found in groupby(rows, key=lambda row: row[0]):
         of_user = list(found)
-        shorter: dict[int, Demand] = {}
-        for length, source in sources.items():
-            inside: dict[int, tuple[int, int]] = {}
-            while (row := waiting[length]) is not None and row[0] <= user_id:
-                if row[0] == user_id:
-                    inside[row[1]] = (row[2], row[3])
-                waiting[length] = next(source, None)
-            shorter[length] = inside
         group = _group_of(ground, of_user[0][1], of_user[0][2])
-        yield user_id, group, {row[3]: (row[4], row[5]) for row in of_user}, shorter
-
-
-def _windows(
-    ground: Ground,
-    length_min: int,
-    span: tuple[int, int],
-    groups: list[Group],
-    *,
-    overridden: bool,
-) -> Iterator[tuple[int, int, int, int]]:
-    """(user id, window start, used, asked) of windows shorter than a day, by user."""
-    counted = False
-    for row in ground.book.demand_of_users(
-        ground.resource.id,
-        length_min,
-        span,
-        groups=groups,
-        overridden=overridden,
-        now_ms=ground.now_ms,
-    ):
-        counted = True
-        yield row[0], *row[3:]
-    if not counted:
-        name = period_of_length(length_min).name
-        ground.warnings.append(
-            f"Windows of one {name} are new for {ground.resource.name}: each user's begins at 0, "
-            f"and what was refused in one is not known; only what was taken is."
+        tier = None if group[0] is None else ground.before.tiers[group[0]]
+        both = ground.ceilings(
+            tier, protected=bool(group[1]), overrides=ground.overrides.get(user_id, ())
         )
-        for user_id, start, units in ground.book.taken_of_users(
-            ground.resource.id, length_min, span
-        ):
-            yield user_id, start, units, units
+        days = {row[3]: (row[4], row[5]) for row in of_user}
+        asked = sum(row[5] for row in of_user if row[3] >= starts[0])
+        needed = _periods((*both[0], *both[1])).union(lengths)
+        shorter = {
+            length: source.of(user_id, asked if length in needed else 0)
+            for length, source in sources.items()
+        }
+        yield group, both, days, shorter
 
 
-def _periods(ground: Ground, ceilings: Sequence[Ceiling]) -> set[int]:
-    """The windows, other than days, that have a say in what is compared.
+class _ShortWindows:
+    """Windows of one length under a day, handed out user by user in the order of their ids.
 
-    Shorter ones only where a throttle that is looked at set them: what they refuse
-    otherwise is refused before and after.
+    As counted where they were; what is missing is filled up with what was taken, from
+    entries, and `ground` is told so.
     """
-    return {c.period.length_min for c in _told(ground, ceilings)} - {DAY_LENGTH_MIN}
 
-
-def _told(ground: Ground, ceilings: Sequence[Ceiling]) -> list[Ceiling]:
-    looked_at = {t.id for t in ground.throttles}
-    return [
-        c
-        for c in own(ceilings)
-        if c.amount_max is not None
-        and (
-            not c.period.shorter_than_day or (c.rule.kind == "throttle" and c.rule.id in looked_at)
+    def __init__(
+        self,
+        ground: Ground,
+        length_min: int,
+        span: tuple[int, int],
+        groups: list[Group],
+        *,
+        overridden: bool,
+    ) -> None:
+        self._ground = ground
+        self._length_min = length_min
+        self._span = span
+        self._counted = ground.book.demand_of_users(
+            ground.resource.id,
+            length_min,
+            span,
+            groups=groups,
+            overridden=overridden,
+            now_ms=ground.now_ms,
         )
-    ]
+        self._row = next(self._counted, None)
+        self._any_counted = self._row is not None
+        self._told = False
+        self._taken: Iterator[tuple[int, int, int]] | None = None
+        self._taken_row: tuple[int, int, int] | None = None
+
+    def of(self, user_id: int, asked: int) -> Demand:
+        """(used, asked) of one user's windows by their start, on days on which they asked for
+        so many units. Nothing is `used` in a window that is over or was not counted: who
+        is in it begins at 0."""
+        inside: dict[int, tuple[int, int]] = {}
+        while (row := self._row) is not None and row[0] <= user_id:
+            if row[0] == user_id:
+                inside[row[3]] = (0 if self._is_over(row[3]) else row[4], row[5])
+            self._row = next(self._counted, None)
+        if sum(units for _, units in inside.values()) < asked:
+            for start, units in self._taken_by(user_id):
+                inside.setdefault(start, (0, units))
+            self._warn()
+        return inside
+
+    def _is_over(self, start: int) -> bool:
+        """Whether a window of today is over; on a past day it stands for what was."""
+        now_ms = self._ground.now_ms
+        today = self._ground.before.calendar.day(now_ms)
+        return start >= today.starts_at_ms and start + self._length_min * MINUTE_MS <= now_ms
+
+    def _taken_by(self, user_id: int) -> list[tuple[int, int]]:
+        if self._taken is None:
+            # Not before somebody's windows are missing: it looks at every entry of the days.
+            self._taken = self._ground.book.taken_of_users(
+                self._ground.resource.id, self._length_min, self._span
+            )
+            self._taken_row = next(self._taken, None)
+        found = []
+        while (row := self._taken_row) is not None and row[0] <= user_id:
+            if row[0] == user_id:
+                found.append((row[1], row[2]))
+            self._taken_row = next(self._taken, None)
+        return found
+
+    def _warn(self) -> None:
+        if self._told:
+            return
+        self._told = True
+        ground = self._ground
+        name, what = period_of_length(self._length_min).name, ground.resource.name
+        if self._any_counted:
+            ground.warnings.append(
+                f"Some windows of one {name} of {what} were not counted: what was refused in them "
+                "is not known; only what was taken is."
+            )
+        else:
+            ground.warnings.append(
+                f"Windows of one {name} are new for {what}: each user's begins at 0, "
+                "and what was refused in one is not known; only what was taken is."
+            )
+        kept_ms = ground.book.head.checkpoint_at_ms
+        if self._span[0] < kept_ms:
+            ground.warnings.append(
+                f"What was taken before {instant_text(kept_ms, ground.before.calendar)} in windows "
+                f"of one {name} is pruned: they are taken to have refused nothing then."
+            )
+
+
+def _periods(ceilings: Sequence[Ceiling]) -> set[int]:
+    """The windows, other than days, that have a say."""
+    return {c.period.length_min for c in own(ceilings) if c.amount_max is not None} - {
+        DAY_LENGTH_MIN
+    }
 
 
 def _share_out(

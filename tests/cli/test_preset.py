@@ -246,6 +246,16 @@ def test_what_was_on_before_the_preset_is_left_and_stays(melt: Any) -> None:
     assert melt.json("preset list")[0]["state"] == "partly"
 
 
+def test_what_is_only_scheduled_is_not_taken_for_on(melt: Any) -> None:
+    melt.ok(
+        "throttle on --tier free --resource image --cap 1/day --at 12:30 --for 1h --yes --reason x"
+    )
+    assert melt.json("preset list")[0]["state"] == "off"
+    made = put_on(melt, more="--for 5h")
+    assert (made["on"], made["already_on"]) == ([2, 3, 4], [])
+    assert melt.json("check ada image")["limit"] == 1
+
+
 @pytest.mark.parametrize(
     ("first", "said"),
     [

@@ -269,6 +269,37 @@ def test_an_identical_throttle_is_already_on(world: World) -> None:
     assert world.count("switch") == 1
 
 
+def test_an_identical_throttle_that_is_to_come_does_not_keep_one_from_coming_on_now(
+    world: World,
+) -> None:
+    planned = world.throttle(cap="1/day", at="18:00", duration="2h", name="tonight")
+    now = world.admin.throttle_on(cap="1/day", duration="12h", reason="worse")
+    assert now.changed
+    assert now.item["id"] != planned
+    assert world.check().limit == 1
+    # Under its own end each holds alone, and lifting one leaves the other.
+    world.admin.throttle_off(now.item["id"], reason="cool")
+    assert world.check().limit == 3
+    world.at("2025-03-27T19:00:00Z")
+    assert world.check().limit == 1
+
+
+def test_an_identical_throttle_that_is_to_come_is_already_so_for_its_start(world: World) -> None:
+    planned = world.throttle(cap="1/day", at="18:00", duration="2h")
+    for at in ("18:00", "19:00"):
+        again = world.admin.throttle_on(cap="1/day", at=at, duration="30m", reason="r")
+        assert (again.changed, again.item["id"]) == (False, planned)
+        assert "already scheduled from 2025-03-27 18:00 UTC until 2025-03-27 20:00" in again.message
+    assert world.throttle(cap="1/day", at="17:59", duration="2h") != planned
+
+
+def test_a_name_that_is_to_come_needs_replace_now(world: World) -> None:
+    world.throttle(cap="1/day", at="18:00", name="tonight")
+    with pytest.raises(Conflict, match="scheduled"):
+        world.admin.throttle_on(cap="1/day", name="tonight", duration="12h", reason="worse")
+    assert world.check().limit == 3
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [

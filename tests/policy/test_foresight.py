@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quotactl.policy.foresight import served_of_user, under_total
+from quotactl.policy.foresight import served_in_shorter, served_of_user, under_total
 from quotactl.policy.model import Rule
 from quotactl.policy.resolve import Ceiling
 from quotactl.policy.window import DAY, MONTH, WEEK, Period, calendar_of, period_of_length
@@ -63,6 +63,23 @@ def test_shorter_windows_take_their_part_off_the_day() -> None:
     assert served_of_user([ceiling(hour, 5)], UTC, days, shorter, [MONDAY]) == (9, True)
     both = [ceiling(hour, 5), ceiling(DAY, 8)]
     assert served_of_user(both, UTC, days, shorter, [MONDAY]) == (8, True)
+
+
+def test_what_a_minute_refuses_does_not_reach_its_hour() -> None:
+    minute, hour = period_of_length(1), period_of_length(60)
+    days = {MONDAY: (9, 20)}
+    shorter = {
+        1: {MONDAY: (5, 9), MONDAY + 60_000: (4, 6), MONDAY + 3_600_000: (0, 5)},
+        60: {MONDAY: (9, 15), MONDAY + 3_600_000: (0, 5)},
+    }
+    # 5 + 5 of 15 in the first hour of which 8 pass, and 5 in the second.
+    both = [ceiling(minute, 5), ceiling(hour, 8)]
+    assert served_of_user(both, UTC, days, shorter, [MONDAY])[0] == 13
+    assert served_in_shorter(both, shorter, 60) == {MONDAY: 8, MONDAY + 3_600_000: 5}
+    assert served_in_shorter([ceiling(minute, 5), ceiling(DAY, 4)], shorter, 60) == {
+        MONDAY: 4,
+        MONDAY + 3_600_000: 4,
+    }
 
 
 def test_no_demand_is_nothing_served() -> None:

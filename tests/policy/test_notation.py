@@ -28,7 +28,7 @@ from quotactl.policy.notation import (
     parse_period,
     parse_rfc3339,
 )
-from quotactl.policy.window import DAY, MONTH, WEEK, calendar_of, from_ms, period_of_length
+from quotactl.policy.window import DAY, MONTH, WEEK, calendar_of, from_ms, period_of_length, to_ms
 
 numbers = st.integers(0, AMOUNT_MAX)
 periods = st.one_of(st.sampled_from((DAY, WEEK, MONTH)), st.integers(1, 1439).map(period_of_length))
@@ -200,6 +200,29 @@ def test_a_moment_that_could_mean_anything_is_refused(text: str) -> None:
 def test_moments_are_read_in_the_ledgers_zone(text: str, moment: str) -> None:
     noon = int(datetime(2025, 3, 29, 11, tzinfo=UTC).timestamp()) * 1000
     found = parse_instant(text, now_ms=noon, calendar=calendar_of("Europe/Rome"))
+    assert from_ms(found) == datetime.fromisoformat(moment)
+
+
+@pytest.mark.parametrize(
+    ("zone", "now", "text", "moment"),
+    [
+        ("Europe/Rome", "2025-10-26T00:10:00Z", "02:30", "2025-10-26T00:30:00Z"),
+        ("Europe/Rome", "2025-10-26T00:30:00Z", "02:30", "2025-10-26T01:30:00Z"),
+        ("Europe/Rome", "2025-10-26T01:10:00Z", "02:30", "2025-10-26T01:30:00Z"),
+        ("Europe/Rome", "2025-10-26T01:30:00Z", "02:30", "2025-10-27T01:30:00Z"),
+        ("Europe/Rome", "2025-10-26T01:10:00Z", "today 02:30", "2025-10-26T00:30:00Z"),
+        # Where clocks go back over midnight the evening before comes again.
+        ("America/Sao_Paulo", "2018-02-18T02:10:00Z", "23:30", "2018-02-18T02:30:00Z"),
+        # Skipped: once, behind the jump.
+        ("Europe/Rome", "2025-03-30T00:10:00Z", "02:30", "2025-03-30T01:30:00Z"),
+        ("Europe/Rome", "2025-03-30T01:30:00Z", "02:30", "2025-03-31T00:30:00Z"),
+    ],
+)
+def test_the_next_time_of_day_is_the_next_one_where_clocks_change(
+    zone: str, now: str, text: str, moment: str
+) -> None:
+    now_ms = to_ms(datetime.fromisoformat(now))
+    found = parse_instant(text, now_ms=now_ms, calendar=calendar_of(zone))
     assert from_ms(found) == datetime.fromisoformat(moment)
 
 

@@ -767,10 +767,36 @@ def test_making_good_happens_once_whatever_is_asked_for_then(ledger: Ledger, clo
     assert not second.changed
     assert second.message == (
         f"throttle 1 (gpu-melt) was made good already by audit row {first.item['audit_id']} "
-        "(2025-03-27 17:01 CET)"
+        "(2025-03-27 17:01 CET): 3 each of image"
     )
     assert second.item["users"] == 6
     assert granted(ledger) == {}
+
+
+def test_making_good_for_one_resource_leaves_the_others_to_be_made_good(
+    ledger: Ledger, clock: Clock
+) -> None:
+    for name in ("one", "two"):
+        on(ledger, name=name, cap=None, deny=True, resources=["image", "video"])
+        take(ledger, "ada", 1)
+        take(ledger, "bob", 1, resource="video")
+        clock.later(hours=1)
+        ledger.admin.throttle_off(name, reason="over")
+    first = ledger.admin.make_good("one", each=2, resource="image", reason="x")
+    again = ledger.admin.make_good("one", each=5, resource="image", reason="x")
+    assert (again.changed, again.item["audit_id"]) == (False, first.item["audit_id"])
+    assert again.message.endswith("2 each of image")
+    assert ledger.admin.make_good("one", each=3, resource="video", reason="x").changed
+    both = ledger.admin.make_good("one", each=3, reason="x")
+    assert (both.changed, both.item["resources"]) == (False, ["video"])
+    assert granted(ledger) == {"ada": 2, "bob": 3}
+    # For all is for what is left, and then nothing is.
+    assert ledger.admin.make_good("two", each=1, resource="video", reason="x").changed
+    rest = ledger.admin.make_good("two", each=1, reason="x")
+    assert (rest.changed, rest.item["resources"]) == (True, ["image"])
+    for resource in ("image", "video", None):
+        assert not ledger.admin.make_good("two", each=1, resource=resource, reason="x").changed
+    assert ledger.verify().differences == ()
 
 
 def test_making_good_waits_until_it_is_over(ledger: Ledger, clock: Clock) -> None:

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import quotactl
+from quotactl import Conflict
 from quotactl.policy.levers import lever
-from quotactl.reports.capacity import find_caps
+from quotactl.reports.capacity import Fit, find_caps
 from quotactl.reports.preview import Outlook, preview
 
 NOW = datetime(2025, 3, 27, 12, 0, tzinfo=UTC)
@@ -188,6 +189,113 @@ def test_a_solved_cap_fits_by_preview_and_one_more_does_not(
                 assert served(more) > capacity
 
 
+def solved(world: World, capacity: str, **how: Any) -> Fit:
+    fit, _ = find_caps(world.q.engine, world.q.now_ms(), capacity=capacity, resource="image", **how)
+    return fit
+
+
+def test_users_with_more_than_their_tiers_limit_are_capped_too(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        world.admin.set_override(user="vip", resource="image", limit="unlimited", reason="x")
+        for name, amount in (("vip", 17), ("a", 4), ("b", 4)):
+            world.ask(name, amount, 0)
+        fit = solved(world, "20/day")
+        assert (fit.served, fit.caps["free"]) == (20, 12)
+        assert "--cap 12/day" in (fit.command or "")
+        for cap, served in ((12, 20), (13, 21)):
+            outlook = world.look(cap=f"{cap}/day", resources=["image"], tiers=["free", "plus"])
+            assert outlook.total.served == served
+        # None is needed where all are served.
+        whole = solved(world, "25/day")
+        assert (whole.served, whole.caps, whole.command) == (
+            25, {"free": None, "plus": None, "pro": None}, None,
+        )  # fmt: skip
+
+
+def test_users_protected_one_by_one_in_a_protected_tier_are_capped_with_it(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        for name in ("u0", "u1"):
+            world.user(name, "pro", protected=name == "u0", override=None)
+            world.ask(name, 10, 0)
+        fit, levers = find_caps(
+            world.q.engine, world.q.now_ms(), capacity="11/day", resource="image"
+        )
+        assert (fit.fits, fit.served, fit.caps["pro"]) == (True, 10, 5)
+        under = preview(world.q.engine, world.q.now_ms(), levers)
+        assert under.total.served == 10
+
+
+def test_a_cap_a_week_is_under_what_each_day_allows(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        for name in ("u0", "u1"):
+            # Two days of NOW's week: 5 and 2 of them pass.
+            world.ask(name, 9, 1)
+            world.ask(name, 2, 0)
+        assert solved(world, "13/week").caps["free"] == 6
+        assert solved(world, "14/week").caps["free"] is None
+        assert solved(world, "14/week").served == 14
+        both = world.look(days=2, cap="6/week", resources=["image"], tiers=["free"])
+        assert both.total.served == 12
+        # The same, user by user.
+        world.admin.set_limits(tier="free", limits={"image": "5/day,1000/month"})
+        assert solved(world, "13/week").caps["free"] == 6
+        assert solved(world, "14/week").served == 14
+        # What a month has left counts on its days.
+        world.admin.set_limits(tier="free", limits={"image": "5/day,6/month"})
+        world.book.clear()
+        today = solved(world, "100/day")
+        assert (today.served, today.asked) == (
+            world.look(resources=["image"], scale=100).total.served,
+            4,
+        )
+
+
+def test_hours_in_force_refuse_before_a_solved_cap_does(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        world.admin.set_limits(tier="free", limits={"image": "5/day,1/hour"})
+        for name in ("u0", "u1"):
+            for _ in range(5):
+                world.ask(name, 1, 0)
+        for capacity in ("4/day", "4/week", "4/hour", "2/hour"):
+            fit = solved(world, capacity)
+            assert (capacity, fit.served, fit.caps["free"]) == (capacity, 2, None)
+            assert (fit.asked, fit.warnings) == (10, ())
+        assert solved(world, "1/day").caps["free"] == 0
+
+
+def test_solve_says_what_it_does_not_know_of_hours(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        for name in ("u0", "u1"):
+            for _ in range(7):
+                world.ask(name, 1, 0)
+        # Of 14, 10 were taken: in an hour that nobody counted.
+        fit = solved(world, "7/hour")
+        assert (fit.asked, fit.served, fit.caps["free"]) == (14, 6, 3)
+        assert "what was refused in one is not known" in fit.warnings[0]
+
+
+def test_pruned_hours_are_not_taken_for_hours_without_demand(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        for name in ("u0", "u1"):
+            world.ask(name, 4, 0)
+        past = NOW.date().isoformat()
+        world.now = NOW + timedelta(days=80)
+        world.q.close_days()
+        with pytest.raises(Conflict, match="per hour on these days is not known"):
+            solved(world, "3/hour", day=past)
+        assert solved(world, "6/day", day=past).caps["free"] == 3
+        hour = [lever(cap="1/hour", resources=["image"])]
+        outlook = preview(world.q.engine, world.q.now_ms(), hour, day=past)
+        assert outlook.total.asked == 8
+        assert any("in windows of one hour is pruned" in w for w in outlook.warnings)
+
+
 def test_a_total_is_met_to_the_unit_and_protected_units_count(tmp_path: Path) -> None:
     world = World(tmp_path / "l.db")
     with world.q:
@@ -284,10 +392,44 @@ def test_hours_that_were_counted_are_used_and_others_are_taken_from_entries(
             world.q.consume(user="u0", resource="image", amount=amount)
         world.now = NOW
         plus = world.look(cap="2/hour", resources=["image"]).tiers[1]
-        assert (plus.asked, plus.served, plus.cut_off) == (9, 5, 1)
+        # The hours are new: whatever was taken in them, nobody is cut off at once.
+        assert (plus.asked, plus.served, plus.cut_off) == (9, 5, 0)
         world.admin.throttle_on(cap="3/hour", resources=["image"], reason="x")
         world.q.consume(user="u0", resource="image", amount=2)
         world.q.consume(user="u0", resource="image", amount=2)
         # From now on the hour is counted, with what was refused in it.
-        counted = world.look(cap="1/hour", resources=["image"]).tiers[1]
-        assert (counted.asked, counted.cut_off) == (13, 1)
+        told = world.look(cap="1/hour", resources=["image"])
+        counted = told.tiers[1]
+        assert (counted.asked, counted.served, counted.cut_off) == (13, 4, 1)
+        assert any("Some windows of one hour of image were not counted" in w for w in told.warnings)
+        world.now = NOW + timedelta(hours=1)
+        assert world.look(cap="1/hour", resources=["image"]).total.cut_off == 0
+
+
+def test_hours_that_are_in_force_refuse_before_a_throttle_does(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        world.admin.set_limits(tier="free", limits={"image": "5/day,2/hour"})
+        for name in ("u0", "u1"):
+            world.user(name, "free", protected=False, override=None)
+            for _ in range(5):
+                world.ask(name, 1, 0)
+        for cap, served in (("2/hour", 4), ("1/hour", 2), ("3/day", 4), ("1/day", 2)):
+            outlook = world.look(cap=cap, resources=["image"], tiers=["free"])
+            assert (cap, outlook.total.asked, outlook.total.served) == (cap, 10, served)
+            assert not any("not counted" in w or "are new for image" in w for w in outlook.warnings)
+        # A limit that nobody counted until now: from what was taken.
+        world.admin.set_limits(tier="free", limits={"image": "5/day,1/minute"})
+        minutes = world.look(cap="9/day", resources=["image"], tiers=["free"])
+        assert minutes.total.served == 8
+        assert any("what was refused in one is not known" in w for w in minutes.warnings)
+
+
+def test_what_was_given_back_is_no_demand_of_an_hour_that_was_not_counted(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        world.user("u0", "free", protected=False, override=None)
+        taken = world.q.consume(user="u0", resource="image", amount=4)
+        world.q.refund(entry_id=taken.entry_id, amount=3)
+        hour = world.look(cap="2/hour", resources=["image"], tiers=["free"])
+        assert (hour.total.asked, hour.total.served) == (1, 1)

@@ -27,8 +27,18 @@ _PLAIN = (
     "AND (o.expires_at_ms IS NULL OR o.expires_at_ms > ?)))"
 )
 
+# One number for a tier and whether its users are protected, so that each row is placed by
+# one look.
+_PLACE = "2 * ifnull(u.tier_id, 0) + u.protected"
+
 # By how much the clocks of two processes may differ, where order stands for time.
 CLOCKS_APART_MS = 600_000
+
+
+def _places(
+    ceilings: Iterable[tuple[int | None, int, int, int]],
+) -> dict[int, tuple[int | None, int, int, int]]:
+    return {2 * (row[0] or 0) + row[1]: row for row in ceilings}
 
 
 class Recorded:
@@ -79,18 +89,13 @@ class Recorded:
         of their own are left out. Gives (tier id, protected, users, cut off, asked, served
         before, served after).
         """
-        # One number for a group, so that each row is placed by one look.
-        places = {
-            2 * (tier_id or 0) + protected: (tier_id, protected, old, new)
-            for tier_id, protected, old, new in ceilings
-        }
+        places = _places(ceilings)
         old = " ".join(f"WHEN {place} THEN {row[2]}" for place, row in places.items())
         new = " ".join(f"WHEN {place} THEN {row[3]}" for place, row in places.items())
-        place = "2 * ifnull(u.tier_id, 0) + u.protected"
         each = (
-            f"SELECT c.user_id AS user_id, {place} AS place, c.used AS used, "
-            f"c.used + c.granted + c.denied AS asked, CASE {place} {old} END AS old, "
-            f"CASE {place} {new} END AS new "
+            f"SELECT c.user_id AS user_id, {_PLACE} AS place, c.used AS used, "
+            f"c.used + c.granted + c.denied AS asked, CASE {_PLACE} {old} END AS old, "
+            f"CASE {_PLACE} {new} END AS new "
             "FROM counter AS c CROSS JOIN user AS u ON u.id = c.user_id "
             f"WHERE c.resource_id = ? AND c.period = 1440 AND c.starts_at_ms IN ({marks(starts)}) "
             f"AND c.used + c.granted + c.denied > 0 AND {_PLAIN}"
@@ -115,26 +120,42 @@ class Recorded:
         return [(*places[place][:2], *values) for place, *values in found]
 
     def histogram_of_users(
-        self, resource_id: int, starts: Sequence[int], now_ms: int
-    ) -> list[tuple[int | None, int, int, int]]:
-        """(tier id, protected, units asked for on these days, users), but for users with an
-        override of their own."""
+        self,
+        resource_id: int,
+        starts: Sequence[int],
+        ceilings: Iterable[tuple[int | None, int, int, int]],
+        now_ms: int,
+    ) -> list[tuple[int | None, int, int, int, int]]:
+        """What users would take on these days in all.
+
+        `ceilings` are (tier id, protected, most a day, most in all); users with an override
+        of their own are left out. Gives (tier id, protected, units, users, units asked for).
+        """
+        places = _places(ceilings)
+        if not places:
+            return []
+        daily = " ".join(f"WHEN {place} THEN {row[2]}" for place, row in places.items())
+        in_all = " ".join(f"WHEN {place} THEN {row[3]}" for place, row in places.items())
         each = (
-            "SELECT c.user_id AS user_id, u.tier_id AS tier_id, u.protected AS protected, "
-            "c.used + c.granted + c.denied AS asked "
+            f"SELECT c.user_id AS user_id, {_PLACE} AS place, "
+            f"c.used + c.granted + c.denied AS asked, CASE {_PLACE} {daily} END AS most "
             "FROM counter AS c CROSS JOIN user AS u ON u.id = c.user_id "
             f"WHERE c.resource_id = ? AND c.period = 1440 AND c.starts_at_ms IN ({marks(starts)}) "
             f"AND c.used + c.granted + c.denied > 0 AND {_PLAIN}"
         )
+        rows = f"SELECT place, asked, min(asked, most) AS units FROM ({each})"
         if len(starts) > 1:
-            each = (
-                f"SELECT tier_id, protected, {total('asked')} AS asked "
+            rows = (
+                f"SELECT place, {total('asked')} AS asked, {total('min(asked, most)')} AS units "
                 f"FROM ({each}) GROUP BY user_id"
             )
-        return self._connection.execute(
-            f"SELECT tier_id, protected, asked, count(*) FROM ({each}) GROUP BY 1, 2, 3",
+        found = self._connection.execute(
+            f"SELECT place, min(units, CASE place {in_all} END) AS units, count(*), "
+            f"{total('asked')} FROM ({rows}) WHERE place IN ({', '.join(map(str, places))}) "
+            "GROUP BY 1, 2",
             [resource_id, *starts, resource_id, now_ms],
-        ).fetchall()
+        )
+        return [(*places[place][:2], *values) for place, *values in found]
 
     def demand_of_users(
         self,
@@ -174,11 +195,13 @@ class Recorded:
     def taken_of_users(
         self, resource_id: int, length_min: int, span: tuple[int, int]
     ) -> Iterator[tuple[int, int, int]]:
-        """(user id, window start, units taken) by user, from entries: for windows of a
-        length that was not counted."""
+        """(user id, window start, units taken and not given back) by user, from entries: for
+        windows of a length that was not counted."""
         length_ms = length_min * 60_000
         yield from self._connection.execute(
-            "SELECT user_id, at_ms - at_ms % ?, sum(amount) FROM entry WHERE id >= ? "
+            "SELECT user_id, at_ms - at_ms % ? AS start, sum(amount + ifnull("
+            "(SELECT sum(c.amount) FROM entry AS c WHERE c.of_id = e.id AND c.day_ms IS NOT NULL)"
+            ", 0)) FROM entry AS e WHERE id >= ? "
             "AND at_ms >= ? AND at_ms < ? AND resource_id = ? AND kind IN (1, 2) "
             "GROUP BY 1, 2 ORDER BY 1, 2",
             (length_ms, self._first_entry_at(span[0] - CLOCKS_APART_MS), *span, resource_id),
