@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from quotactl.cli.declared import Option
+from quotactl.frozen import frozen
 from quotactl.render import OUTPUTS
 
 
-class Entry(NamedTuple):
+@frozen
+class Entry:
     """Where a command is found: an app or a function, by module and attribute."""
 
     section: str
@@ -54,7 +54,8 @@ COMMANDS: dict[str, Entry] = {
 }
 
 
-class Everywhere(NamedTuple):
+@frozen
+class Everywhere:
     """An option of every command: what it sets of the invocation, to its value or to `to`."""
 
     option: Option

@@ -9,12 +9,15 @@ Typer commands of it for help and for everything else.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
+
+from quotactl.frozen import frozen
 
 Function = TypeVar("Function", bound=Callable[..., int | None])
 
 
-class Argument(NamedTuple):
+@frozen
+class Argument:
     """A parameter by its place; a list takes all that is left."""
 
     metavar: str | None = None
@@ -58,7 +61,8 @@ _LISTS = (list[str], list[str] | None)
 _KINDS = (str, str | None, int, bool, bool | None, *_LISTS)
 
 
-class Parameter(NamedTuple):
+@frozen
+class Parameter:
     """One parameter of a command: how it is declared, and what it holds."""
 
     name: str

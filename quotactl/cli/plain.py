@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 from quotactl.cli.commands import EVERYWHERE, Entry
 from quotactl.cli.declared import Noun, Option, Parameter, parameters_of
+from quotactl.frozen import frozen
 from quotactl.render import OUTPUTS
 
 
-class Plain(NamedTuple):
+@frozen
+class Plain:
     """A command line that was understood: what it calls, with what, and what it says of
     the invocation."""
 
@@ -26,7 +28,8 @@ class Plain(NamedTuple):
     everywhere: dict[str, Any]
 
 
-class _Named(NamedTuple):
+@frozen
+class _Named:
     """What an option sets, to its value or to `to`: a parameter, or of the invocation."""
 
     name: str
