@@ -20,6 +20,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if argv is not None:
         return _run(arguments)
+    import os
+
+    if "_QUOTACTL_COMPLETE" in os.environ:
+        return _complete()
     import signal
 
     # Imports take long enough to be interrupted: quietly then, as by SIGTERM. Who ignores
@@ -31,6 +35,17 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     return code
+
+
+def _complete() -> int:
+    import os
+
+    try:
+        from quotactl.cli.completing import answer
+
+        return answer(os.environ)
+    except Exception:  # noqa: BLE001 - a traceback amid what somebody types helps nobody
+        return 1
 
 
 def _run(arguments: list[str]) -> int:

@@ -70,6 +70,19 @@ def _print_version(context: Context, _option: Parameter, value: bool | None) -> 
         context.exit()
 
 
+def _show_completion(context: Context, option: Parameter, value: str | None) -> None:
+    if value is not None:
+        from typer._completion_shared import get_completion_script
+
+        if value not in SHELLS:
+            raise typer.BadParameter(f"{value!r} is none of {', '.join(SHELLS)}", param=option)
+        script = get_completion_script(
+            prog_name="quotactl", complete_var="_QUOTACTL_COMPLETE", shell=value
+        )
+        sys.stdout.write(f"{script}\n")
+        context.exit()
+
+
 def _eager(option: Option, callback: Any) -> TyperOption:
     # Eager: a missing argument is then reported in the format that was asked for.
     return TyperOption(
@@ -87,6 +100,17 @@ def _eager(option: Option, callback: Any) -> TyperOption:
 GLOBAL_OPTIONS = tuple(map(_global, EVERYWHERE))
 _GLOBAL_NAMES = {name for option in GLOBAL_OPTIONS for name in option.opts}
 _VERSION = _eager(Option("--version", help="Print the version."), _print_version)
+
+
+SHELLS = ("bash", "zsh", "fish")
+_COMPLETION = _eager(
+    Option(
+        "--show-completion",
+        metavar="SHELL",
+        help=f"Print what makes Tab complete: {', '.join(SHELLS)}.",
+    ),
+    _show_completion,
+)
 
 
 class Verb(TyperCommand):
@@ -164,7 +188,7 @@ class Root(Group):
             name="quotactl",
             help="Decide who may have how much, and account for every unit.",
             commands=cast("MutableMapping[str, Command]", _Loader(table)),
-            params=[_VERSION],
+            params=[_VERSION, _COMPLETION],
             rich_markup_mode=None,
         )
         self.table = table
