@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 try:
     import m0001_initial
     import m0002_emergency
+    import m0003_growth
 finally:
     sys.path.pop(0)
 
@@ -36,3 +37,9 @@ def m0001_initial_schema(db: Database) -> None:
 def m0002_emergency_controls(db: Database) -> None:
     """Step 2: ceilings over everybody, ramps, messages and presets."""
     m0002_emergency.apply(db)
+
+
+@quotactl()
+def m0003_large_ledgers(db: Database) -> None:
+    """Step 3: who had most in a day."""
+    m0003_growth.apply(db)

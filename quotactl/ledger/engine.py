@@ -366,7 +366,11 @@ class Reading(Protocol):
     # ---- closing and verifying
 
     def day_totals(self, starts_at_ms: int, reset_at_ms: int) -> dict[str, int]:
-        """Users with any demand, and all demand, of one day."""
+        """All demand of one day."""
+        ...
+
+    def users_counted(self, starts_at_ms: int, reset_at_ms: int) -> int:
+        """Users with any demand in one day; looks at each of their counters."""
         ...
 
     def timed_out(self, now_ms: int, count: int) -> list[int]:

@@ -33,6 +33,8 @@ GRACE_MS = 10 * MINUTE_MS
 
 CHUNK = 10_000
 HOLDS_CHUNK = 500
+# How often a day's users are counted again because somebody was counted meanwhile.
+COUNTS_MAX = 3
 # Between two chunks of pruning, so that consumers get their turn.
 PAUSE_S = 0.002
 
@@ -146,34 +148,53 @@ def _date(book: Reading, day: Window) -> str:
 def _close_next(engine: Engine, now_ms: int, actor: str) -> tuple[ClosedDay, list[str]] | None:
     """Close the first day that is due, and say which switches were over; None if none is due.
 
-    Another process may have been faster.
+    Another process may have been faster. How many users there were is counted before anybody
+    has to wait, and once more where somebody was counted meanwhile.
     """
-    with engine.writing() as book:
-        day = _next_day(book)
-        if day.reset_at_ms + GRACE_MS > now_ms:
-            return None
-        ended = _mark_expired(book, day.reset_at_ms)
-        totals = book.day_totals(day.starts_at_ms, day.reset_at_ms)
-        closed = ClosedDay(day=_date(book, day), **totals)
-        book.insert(
-            "closed_day",
-            {
-                "starts_at_ms": day.starts_at_ms,
-                "ends_at_ms": day.reset_at_ms,
-                "closed_at_ms": now_ms,
-                **closed.to_dict(),
-            },
-        )
-        book.update("ledger", {"id": 1}, {"closed_until_ms": day.reset_at_ms})
-        audit.record(
-            book,
-            now_ms=now_ms,
-            actor=actor,
-            action="day.close",
-            subject=closed.day,
-            after=closed.to_dict(),
-        )
-        return closed, ended
+    tries_left = COUNTS_MAX
+    while True:
+        with engine.reading() as view:
+            day = _next_day(view)
+            if day.reset_at_ms + GRACE_MS > now_ms:
+                return None
+            seen = view.day_totals(*day)
+            users = view.users_counted(*day)
+        with engine.writing() as book:
+            if _next_day(book) != day:
+                continue
+            totals = book.day_totals(*day)
+            if totals["requests"] != seen["requests"]:
+                tries_left -= 1
+                if tries_left:
+                    continue
+                users = book.users_counted(*day)
+            return _close(book, day, users, totals, now_ms, actor)
+
+
+def _close(
+    book: Writing, day: Window, users: int, totals: dict[str, int], now_ms: int, actor: str
+) -> tuple[ClosedDay, list[str]]:
+    ended = _mark_expired(book, day.reset_at_ms)
+    closed = ClosedDay(day=_date(book, day), users=users, **totals)
+    book.insert(
+        "closed_day",
+        {
+            "starts_at_ms": day.starts_at_ms,
+            "ends_at_ms": day.reset_at_ms,
+            "closed_at_ms": now_ms,
+            **closed.to_dict(),
+        },
+    )
+    book.update("ledger", {"id": 1}, {"closed_until_ms": day.reset_at_ms})
+    audit.record(
+        book,
+        now_ms=now_ms,
+        actor=actor,
+        action="day.close",
+        subject=closed.day,
+        after=closed.to_dict(),
+    )
+    return closed, ended
 
 
 def _mark_expired(book: Writing, until_ms: int) -> list[str]:

@@ -190,13 +190,12 @@ def decide(path: Path) -> list[Any]:
     return told
 
 
-def make(folder: Path) -> None:
-    path = folder / "schema1.db"
+def make(folder: Path, name: str, life: type[Life]) -> None:
+    path = folder / f"{name}.db"
     path.unlink(missing_ok=True)
-    life = Life(path)
-    life.live()
-    path.with_name("schema1.db-queue").unlink(missing_ok=True)
-    path.with_name("schema1.db-turn").unlink(missing_ok=True)
+    life(path).live()
+    path.with_name(f"{name}.db-queue").unlink(missing_ok=True)
+    path.with_name(f"{name}.db-turn").unlink(missing_ok=True)
     with closing(sqlite3.connect(path)) as connection:
         # Small pages, for a small file; the size can't change while there is a WAL.
         for pragma in ("journal_mode = DELETE", "page_size = 512"):
@@ -207,8 +206,8 @@ def make(folder: Path) -> None:
         copy = Path(shutil.copy(path, scratch))
         told = decide(copy)
     lines = ",\n".join(json.dumps(one) for one in told)
-    (folder / "schema1.json").write_text(f"[\n{lines}\n]\n")
+    (folder / f"{name}.json").write_text(f"[\n{lines}\n]\n")
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    make(Path(sys.argv[1]), "schema1", Life)

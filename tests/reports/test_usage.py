@@ -142,3 +142,38 @@ def test_status_tells_what_is_in_force_and_what_waits(ledger: Ledger, clock: Clo
     state = status(ledger.engine, now(ledger))
     assert state.throttles == ()
     assert (state.last_closed, state.due) == ("2025-03-29", ())
+
+
+@pytest.mark.parametrize("by", ["used", "denied"])
+def test_the_top_by_the_index_of_those_with_much_is_the_top(ledger: Ledger, by: str) -> None:
+    ledger.admin.create_tier("big")
+    ledger.admin.set_limits(tier="big", limits={"image": "90/day", "video": "70/day"})
+    for number in range(12):
+        user = f"user-{number}"
+        ledger.admin.set_tier(user, "big")
+        for resource in ("image", "video"):
+            ledger.consume(user=user, resource=resource, amount=60 + number % 5 * 3)
+            ledger.consume(user=user, resource=resource, amount=91 + number % 7)
+    everybody = top(ledger.engine, ledger.now_ms(), by=by, limit=1000)[1]
+    assert sum(getattr(row, by) >= 64 for row in everybody) >= 10
+    for limit in (1, 5, 10, 24):
+        assert top(ledger.engine, ledger.now_ms(), by=by, limit=limit)[1] == everybody[:limit]
+
+
+def test_the_top_of_a_day_is_found_without_looking_at_everybody(ledger: Ledger) -> None:
+    ledger.admin.create_tier("big")
+    ledger.admin.set_limits(tier="big", limits={"image": "90/day"})
+    ledger.admin.set_tier("max", "big")
+    ledger.consume(user="max", resource="image", amount=70)
+    steps = [0]
+
+    def step() -> None:
+        steps[0] += 1
+
+    connection = ledger.engine._connection  # type: ignore[attr-defined]
+    for number in range(300):
+        ledger.consume(user=f"small-{number}", resource="image")
+    connection.set_progress_handler(step, 100)
+    found = top(ledger.engine, ledger.now_ms(), resource="image", limit=1)[1]
+    connection.set_progress_handler(None, 0)
+    assert (found[0].key, steps[0] < 10) == ("max", True), steps

@@ -111,19 +111,6 @@ ON CONFLICT DO UPDATE SET
 """
 
 
-_DAYS_COUNTED = """
-WITH RECURSIVE day(starts_at_ms) AS (
-  SELECT min(starts_at_ms) FROM counter
-  WHERE resource_id = :r AND period = 1440 AND starts_at_ms >= :from
-  UNION ALL
-  SELECT (SELECT min(starts_at_ms) FROM counter WHERE resource_id = :r AND period = 1440
-          AND starts_at_ms > day.starts_at_ms)
-  FROM day WHERE day.starts_at_ms IS NOT NULL
-)
-SELECT starts_at_ms FROM day
-"""
-
-
 class PolicyCache:
     """The policy and settings that a process keeps until their version moves."""
 
@@ -319,11 +306,6 @@ class Book(Queries):
             if row is not None:
                 counts[window] = row
         return counts
-
-    def days_counted(self, resource_id: int, from_ms: int) -> list[int]:
-        # By seeking from one to the next: there are as many rows as users to each.
-        found = self._connection.execute(_DAYS_COUNTED, {"r": resource_id, "from": from_ms})
-        return [start for (start,) in found if start is not None]
 
     def load_total(
         self, resource_id: int, length_min: int, starts_at_ms: int

@@ -14,7 +14,23 @@ from quotactl.engines.sqlite.recorded import CLOCKS_APART_MS, Recorded, marks, t
 from quotactl.ledger.loaded import Row, Sought
 from quotactl.policy.window import HALF_DAY_MS
 
+# Those with so much in a day have an index, by each of these: see m0003_growth.
+MOST_AT_LEAST = 64
+MOST = ("used", "denied")
+
 _DENIED = f"{total('denied')} AS denied, {total('shadow_denied')} AS shadow_denied"
+
+_DAYS_COUNTED = """
+WITH RECURSIVE day(starts_at_ms) AS (
+  SELECT min(starts_at_ms) FROM counter
+  WHERE resource_id = :r AND period = 1440 AND starts_at_ms >= :from
+  UNION ALL
+  SELECT (SELECT min(starts_at_ms) FROM counter WHERE resource_id = :r AND period = 1440
+          AND starts_at_ms > day.starts_at_ms)
+  FROM day WHERE day.starts_at_ms IS NOT NULL
+)
+SELECT starts_at_ms FROM day
+"""
 
 
 class Queries(Recorded):
@@ -130,21 +146,41 @@ class Queries(Recorded):
     # ---- closing and pruning
 
     def day_totals(self, starts_at_ms: int, reset_at_ms: int) -> dict[str, int]:
-        """Users with any demand, and all demand, of one day."""
-        (users,) = self._connection.execute(
-            "SELECT count(DISTINCT user_id) FROM counter WHERE period = 1440 "
-            "AND starts_at_ms >= ? AND starts_at_ms < ? "
-            "AND resource_id IN (SELECT id FROM resource)",
-            # By noon, as the zone's rules may have been others when it was counted.
-            (starts_at_ms - HALF_DAY_MS, reset_at_ms - HALF_DAY_MS),
-        ).fetchone()
-        sums = self._dicts(
+        """All demand of one day."""
+        return self._dicts(
             "SELECT ifnull(sum(requests), 0) AS requests, ifnull(sum(used), 0) AS used, "
             f"ifnull(sum(granted), 0) AS granted, {_DENIED} "
             "FROM demand WHERE hour_ms >= ? AND hour_ms < ?",
             (starts_at_ms, reset_at_ms),
         )[0]
-        return {"users": users, **sums}
+
+    def days_counted(self, resource_id: int, from_ms: int) -> list[int]:
+        # By seeking from one to the next: there are as many rows as users to each.
+        found = self._connection.execute(_DAYS_COUNTED, {"r": resource_id, "from": from_ms})
+        return [start for (start,) in found if start is not None]
+
+    def users_counted(self, starts_at_ms: int, reset_at_ms: int) -> int:
+        """Users with any demand in one day; looks at each of their counters."""
+        each = [
+            (resource_id, start)
+            for (resource_id,) in self._connection.execute("SELECT id FROM resource").fetchall()
+            # By noon, as the zone's rules may have been others when it was counted.
+            for start in self.days_counted(resource_id, starts_at_ms - HALF_DAY_MS)
+            if start < reset_at_ms - HALF_DAY_MS
+        ]
+        if not each:
+            return 0
+        one = (
+            "SELECT user_id FROM counter "
+            "WHERE resource_id = ? AND period = 1440 AND starts_at_ms = ?"
+        )
+        # Each is in the order of the users already: SQLite merges them, and keeps nothing.
+        all_of_them = " UNION ".join([one] * len(each))
+        ordered = "" if len(each) == 1 else " ORDER BY user_id"
+        (users,) = self._connection.execute(
+            f"SELECT count(*) FROM ({all_of_them}{ordered})", [x for pair in each for x in pair]
+        ).fetchone()
+        return int(users)
 
     def mark_expired(self, table: str, end: str, until_ms: int) -> int:
         """Mark rows whose end lies at `until_ms` or before as ended then; returns how many."""
@@ -323,6 +359,10 @@ class Queries(Recorded):
 
         `starts` are the days' starts; `order` is one of the counter's columns.
         """
+        if user_id is None and not by_day and limit is not None and len(starts) == 1:
+            found = self._most_in(starts[0], resource_ids, order, limit)
+            if found is not None:
+                return self._named(found)
         days, resources = marks(starts), marks(resource_ids)
         group = "starts_at_ms" if by_day else "user_id"
         first = "starts_at_ms" if by_day else f"total({order}) DESC, user_id"
@@ -338,11 +378,34 @@ class Queries(Recorded):
             f"LIMIT ?",
             [*parameters, -1 if limit is None else limit],
         )
-        for row in sums:
+        return self._named(sums)
+
+    def _most_in(
+        self, start: int, resource_ids: Sequence[int], order: str, limit: int
+    ) -> list[Row] | None:
+        """The users with most in a day, by the index of those with much; None if these are
+        fewer than were asked for, and others would have to be looked at too."""
+        if order not in MOST:
+            return None
+        found: list[Row] = []
+        for resource_id in resource_ids:
+            found += self._dicts(
+                "SELECT resource_id, user_id, starts_at_ms, used, granted, denied, shadow_denied "
+                "FROM counter WHERE period = 1440 AND starts_at_ms = ? AND resource_id = ? "
+                f"AND {order} >= {MOST_AT_LEAST} ORDER BY {order} DESC, user_id LIMIT ?",
+                (start, resource_id, limit),
+            )
+        if len(found) < limit:
+            return None
+        found.sort(key=lambda row: (-row[order], row["user_id"], row["resource_id"]))
+        return found[:limit]
+
+    def _named(self, rows: list[Row]) -> list[Row]:
+        for row in rows:
             row["name"], row["tier_id"] = self._connection.execute(
                 "SELECT name, tier_id FROM user WHERE id = ?", (row["user_id"],)
             ).fetchone()
-        return sums
+        return rows
 
     def usage_of_demand(
         self,
