@@ -38,6 +38,8 @@ class Options(NamedTuple):
     entries: int
     trace: Path | None
     texts: list[str]
+    # Of a benchmark that has parts, the one that is wanted; all of them if empty.
+    part: str = ""
 
     def few(self, quick: int, full: int) -> int:
         """One of two counts."""

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import random
+import select
 import shutil
 import sqlite3
 import statistics
@@ -46,11 +47,14 @@ from bench import (
 from generator import DAY_MS, generate
 
 import quotactl
+from quotactl.reports import listing, usage
 
 POINT = "5 growth"
 MEMORY_MB = 200
 # Who consumes from a ledger without users.
 STRANGERS = 1000
+# Looked at everywhere.
+KNOWN = "user-0000007"
 # Closed and pruned in copies of the large ledger.
 COUNTERS_KEPT_DAYS = 450
 
@@ -98,14 +102,21 @@ def measure(options: Options) -> Iterator[Figure]:
         sizes.append(size)
         yield from figures
     grown: dict[str, list[float]] = {}
-    for durability in ("relaxed", "full"):
-        yield from consuming(options, sizes, durability, grown)
-    yield from acting(options, sizes, grown)
-    yield from commands(options, sizes, grown)
-    yield from foreseeing(options, sizes[-1])
-    yield from memory(options, sizes[-1])
-    yield from at_night(options, sizes[-1])
-    options.texts.append(plot(sizes, grown))
+    parts: dict[str, Callable[[], Iterator[Figure]]] = {
+        "relaxed": lambda: consuming(options, sizes, "relaxed", grown),
+        "full": lambda: consuming(options, sizes, "full", grown),
+        "levers": lambda: acting(options, sizes, LEVERS, 5, grown),
+        "reports": lambda: acting(options, sizes, REPORTS, 1, grown),
+        "commands": lambda: commands(options, sizes, grown),
+        "foresight": lambda: foreseeing(options, sizes[-1]),
+        "memory": lambda: memory(options, sizes[-1]),
+        "night": lambda: at_night(options, sizes[-1]),
+    }
+    for name, part in parts.items():
+        if options.part in ("", name):
+            yield from part()
+    if grown:
+        options.texts.append(plot(sizes, grown))
 
 
 def made(options: Options, users: int, entries: int) -> tuple[Size, list[Figure]]:
@@ -115,11 +126,16 @@ def made(options: Options, users: int, entries: int) -> tuple[Size, list[Figure]
     path = options.kept / name
     what = f"generator, {users} users, {entries} entries"
     if path.exists():
+        with quotactl.connect(path, notify=False) as q:
+            # Where a run was broken off.
+            for left in listing.throttles(q.engine, q.now_ms()):
+                q.admin.throttle_off(left.id, reason="measured")
+            q.admin.set_setting("durability", "full")
         return Size(users, path), [Figure(POINT, what, None, note="found in the folder")]
     progress(f"growth: making {path}")
     half = path.with_suffix(".half")
-    for left in (half, Path(f"{half}-wal"), Path(f"{half}-shm")):
-        left.unlink(missing_ok=True)
+    for broken_off in (half, Path(f"{half}-wal"), Path(f"{half}-shm")):
+        broken_off.unlink(missing_ok=True)
     it = generate(half, users=users, entries=entries)
     half.rename(path)
     each = ", ".join(f"{rows} {seconds:g} s" for rows, seconds in it.seconds_each.items())
@@ -205,52 +221,64 @@ def consumer(q: quotactl.Ledger, users: int, count: int) -> Subject:
 # ---- administering, reading
 
 
+def throttle_on(q: quotactl.Ledger) -> None:
+    q.admin.throttle_on(
+        cap="3/day", tiers=["free"], resources=["image"], name="melt", reason="measured"
+    )
+
+
+def throttle_off(q: quotactl.Ledger) -> None:
+    q.admin.throttle_off("melt", reason="measured")
+
+
+def set_limit(q: quotactl.Ledger) -> None:
+    limit = f"{5000 + time.time_ns() % 1000}/day"
+    q.admin.set_limit(tier="plus", resource="image", limit=limit)
+
+
+def user_show(q: quotactl.Ledger) -> None:
+    listing.user_detail(q.engine, KNOWN, q.now_ms())
+
+
+def explain(q: quotactl.Ledger) -> None:
+    q.explain(user=KNOWN, resource="image")
+
+
+def top(q: quotactl.Ledger) -> None:
+    usage.top(q.engine, q.now_ms(), limit=100)
+
+
+def by_tier(q: quotactl.Ledger) -> None:
+    usage.usage(q.engine, q.now_ms(), by="tier")
+
+
+Acts = Sequence[tuple[str, Callable[[quotactl.Ledger], None], float | None]]
+LEVERS: Acts = (
+    # One after the other: what is on must go off before it comes on again.
+    ("throttle on", throttle_on, 1.2),
+    ("throttle off", throttle_off, 1.2),
+    ("limit of a tier", set_limit, 1.2),
+    ("user show", user_show, 1.2),
+    ("explain of now", explain, 1.2),
+)
+REPORTS: Acts = (
+    ("report top, 100 of today", top, None),
+    ("totals by tier of today", by_tier, None),
+)
+
+
 def acting(
-    options: Options, sizes: Sequence[Size], grown: dict[str, list[float]]
+    options: Options,
+    sizes: Sequence[Size],
+    acts: Acts,
+    slices: int,
+    grown: dict[str, list[float]],
 ) -> Iterator[Figure]:
     """Levers and look-ups against the same on an empty ledger; reports in milliseconds."""
-    from quotactl.reports import listing, usage
-
     ledgers = [quotactl.connect(size.path, notify=False) for size in sizes]
     # Whoever is looked at has been seen on each of them.
     for q in ledgers:
-        q.consume(user="user-0000007", resource="image")
-    number = iter(range(10**9))
-
-    def throttle_on(q: quotactl.Ledger) -> None:
-        q.admin.throttle_on(
-            cap="3/day", tiers=["free"], resources=["image"], name="melt", reason="measured"
-        )
-
-    def throttle_off(q: quotactl.Ledger) -> None:
-        q.admin.throttle_off("melt", reason="measured")
-
-    def set_limit(q: quotactl.Ledger) -> None:
-        limit = f"{5000 + next(number) % 1000}/day"
-        q.admin.set_limit(tier="plus", resource="image", limit=limit)
-
-    def user_show(q: quotactl.Ledger) -> None:
-        listing.user_detail(q.engine, "user-0000007", q.now_ms())
-
-    def explain(q: quotactl.Ledger) -> None:
-        q.explain(user="user-0000007", resource="image")
-
-    def top(q: quotactl.Ledger) -> None:
-        usage.top(q.engine, q.now_ms(), limit=100)
-
-    def by_tier(q: quotactl.Ledger) -> None:
-        usage.usage(q.engine, q.now_ms(), by="tier")
-
-    acts: list[tuple[str, Callable[[quotactl.Ledger], None], float | None]] = [
-        # One after the other: what is on must go off before it comes on again.
-        ("throttle on", throttle_on, 1.2),
-        ("throttle off", throttle_off, 1.2),
-        ("limit of a tier", set_limit, 1.2),
-        ("user show", user_show, 1.2),
-        ("explain of now", explain, 1.2),
-        ("report top, 100 of today", top, None),
-        ("totals by tier of today", by_tier, None),
-    ]
+        q.consume(user=KNOWN, resource="image")
     taken = in_turn(
         {
             f"{what} {size.name}": one_step(act, q)
@@ -258,7 +286,7 @@ def acting(
             for size, q in zip(sizes, ledgers, strict=True)
         },
         runs=options.runs,
-        slices=5,
+        slices=slices,
     )
     for q in ledgers:
         q.close()
@@ -359,6 +387,8 @@ def foreseeing(options: Options, size: Size) -> Iterator[Figure]:
             "solve's sum": lambda: steps(lambda: plain.execute(SOLVED, (day,)).fetchall(), 1),
         },
         runs=options.runs,
+        # Each takes so long that what the first run finds cold does not matter.
+        warm=options.few(1, 0),
     )
     q.close()
     plain.close()
@@ -541,8 +571,7 @@ def with_consumer(
     return {
         **found,
         "longest_ms": 1000 * max(during),
-        "longest_before_ms": 1000 * max(before),
-        "consumed": len(during),
+        "longest_before_ms": 1000 * max(before, default=0.0),
     }
 
 
@@ -554,9 +583,7 @@ def morning(day: int) -> Callable[[], datetime]:
 
 
 def be_consumer(path: Path, day: int, users: int) -> None:
-    """Consume until told to stop; tell the waits that were among the longest of their second."""
-    import select
-
+    """Consume until told to stop; tell the longest wait of every tenth of a second."""
     longest: dict[int, tuple[float, float]] = {}
     anybody = random.Random(3).randrange
     bits = random.Random().getrandbits
@@ -568,9 +595,9 @@ def be_consumer(path: Path, day: int, users: int) -> None:
             user = f"user-{1 + anybody(users):07}"
             q.consume(user=user, resource="image", idempotency_key=f"{bits(144):036x}")
             wait = time.monotonic() - began
-            second = int(began * 10)
-            if wait > longest.get(second, (0.0, 0.0))[1]:
-                longest[second] = (began, wait)
+            tenth = int(began * 10)
+            if wait > longest.get(tenth, (0.0, 0.0))[1]:
+                longest[tenth] = (began, wait)
     print(json.dumps(list(longest.values())))  # noqa: T201
 
 
