@@ -16,10 +16,11 @@ One pass over the suite records which tests run which lines, and for how long (t
 the processor, which other programs don't lengthen); it is kept in the temporary folder, and
 made again for the files of tests that changed, for all if anything else did. A mutant is run
 against the tests that run its line (or, where that is run on import, what uses its names):
-first those that killed neighbours, then the fastest, until one fails or their times add up
-to `--budget` seconds. So a survivor may have a slow test that would notice: try it again
-with `--only` and a larger budget. The tests in `APART` are left out: they try other
-processes, which don't have the mutant.
+first those that killed in the same function, then those that run what few others do around
+that line, and are fast; until one fails or their times add up to `--budget` seconds. So a
+survivor may have a slow test that would notice: try it again with `--only` and a larger
+budget. The tests in `APART` are left out: they try other processes, which don't have the
+mutant.
 
 All is done in a copy of the checkout by one session of pytest that has read all tests; each
 mutant has a forked child of it to itself. There the changed function gets its new code; what
@@ -74,6 +75,8 @@ APART = (
 )  # fmt: skip
 # Measures seconds, and would see a busy machine as a mutant.
 TIMED = "test_twenty_thousand_users_are_reported_and_made_good_quickly"
+# The lines before and after that tell what a test is about.
+AROUND = 12
 # What is captured stays in a child's memory, and apart from that of the others.
 OPTIONS = ("-q", "--no-header", "--tb=no", "--capture=sys", "-p", "no:cacheprovider",
            "-W", "ignore::pytest.PytestAssertRewriteWarning")  # fmt: skip
@@ -327,6 +330,16 @@ class Seen:
             for path, line in users.get(name, ())
         )
         return used or self._of(own.values())
+
+    def worth(self, mutant: Mutant) -> dict[str, float]:
+        """How much of what few tests run around a mutant each one runs, per second."""
+        place, own = mutant.place, self.lines.get(mutant.path, {})
+        worth: dict[str, float] = defaultdict(float)
+        for line in range(place.first - AROUND, place.last + AROUND + 1):
+            tests = self._of([own.get(line, 0)])
+            for test in tests:
+                worth[test] += 1 / len(tests)
+        return {test: found / (0.02 + self.seconds[test]) for test, found in worth.items()}
 
     def _of(self, lines: Iterable[int]) -> set[str]:
         able = 0
@@ -651,8 +664,8 @@ class Campaign:
         self._folder = folder
         self._drawn = drawn
         self._users = users_of_names()
-        # The tests that killed mutants of a file, and how many.
-        self._killers: dict[str, Counter[str]] = defaultdict(Counter)
+        # The tests that killed mutants of a function, and how many.
+        self._killers: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         self.code = 70
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -702,16 +715,17 @@ class Campaign:
                 tried, by = self._bench.ended()
                 assert tried is not None
                 if by in self._bench.seen.seconds:
-                    self._killers[tried.path][by] += 1
+                    self._killers[tried.path, tried.place.function][by] += 1
                 yield tried, by
 
     def _tests(self, mutant: Mutant) -> list[str]:
-        """The tests to try: those that killed neighbours, then the fastest."""
-        good, seconds = self._killers[mutant.path], self._bench.seen.seconds
+        """The tests to try, the likeliest first, as far as there is time for them."""
+        good = self._killers[mutant.path, mutant.place.function]
+        seconds, worth = self._bench.seen.seconds, self._bench.seen.worth(mutant)
         able = {t for t in self._bench.seen.tests(mutant, self._users) if TIMED not in t}
         left_s = self._given.budget
         chosen: list[str] = []
-        for test in sorted(able, key=lambda t: (-good[t], seconds[t], t)):
+        for test in sorted(able, key=lambda t: (-good[t], -worth.get(t, 0), t)):
             left_s -= seconds[test]
             if left_s < 0 and chosen:
                 break
