@@ -2,7 +2,7 @@
 
     python tests/campaigns/mutate.py --seed 1 --count 300
     python tests/campaigns/mutate.py --files quotactl/policy/decide.py --count 1000
-    python tests/campaigns/mutate.py --files quotactl/policy/solve.py --only 41:12  # it again
+    python tests/campaigns/mutate.py --only quotactl/policy/solve.py:41:12 --budget 300  # again
 
 A run draws `--count` mutants per folder with `--seed` from all that there are in `--files`.
 It ends with 0 if at least `--least` percent of each folder were killed, else with 8.
@@ -16,10 +16,11 @@ One pass over the suite records which tests run which lines, and for how long (t
 the processor, which other programs don't lengthen); it is kept in the temporary folder, and
 made again for the files of tests that changed, for all if anything else did. A mutant is run
 against the tests that run its line (or, where that is run on import, what uses its names):
-first those that killed neighbours, then the fastest, until one fails or their times add up
-to `--budget` seconds. So a survivor may have a slow test that would notice: try it again
-with `--only` and a larger budget. The tests in `APART` are left out: they try other
-processes, which don't have the mutant.
+first those that killed in the same function, then those that share with it what few do, lines
+around it and words, and are fast; until one fails or their times add up to `--budget` seconds. So a
+survivor may have a slow test that would notice: try it again with `--only` and a larger
+budget. The tests in `APART` are left out: they try other processes, which don't have the
+mutant.
 
 All is done in a copy of the checkout by one session of pytest that has read all tests; each
 mutant has a forked child of it to itself. There the changed function gets its new code; what
@@ -39,9 +40,11 @@ import ast
 import copy
 import gc
 import hashlib
+import inspect
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -74,6 +77,8 @@ APART = (
 )  # fmt: skip
 # Measures seconds, and would see a busy machine as a mutant.
 TIMED = "test_twenty_thousand_users_are_reported_and_made_good_quickly"
+# The lines before and after that tell what a test is about.
+AROUND = 12
 # What is captured stays in a child's memory, and apart from that of the others.
 OPTIONS = ("-q", "--no-header", "--tb=no", "--capture=sys", "-p", "no:cacheprovider",
            "-W", "ignore::pytest.PytestAssertRewriteWarning")  # fmt: skip
@@ -137,8 +142,18 @@ class Mutant:
     def folder(self) -> str:
         return self.path.rpartition("/")[0]
 
+    @property
+    def words(self) -> set[str]:
+        """The words of its statement."""
+        lines = self.source.splitlines()[self.place.first - 1 : self.place.last]
+        return words_of(" ".join([self.before, *lines]))
+
     def __str__(self) -> str:
         return f"{self.path}:{self.line}:{self.column}: {self.before}  ->  {self.after}"
+
+
+def words_of(text: str) -> set[str]:
+    return set(re.findall("[a-z]{4,}", text.lower()))
 
 
 def mutants(path: str, source: str) -> Iterator[Mutant]:
@@ -328,6 +343,18 @@ class Seen:
         )
         return used or self._of(own.values())
 
+    def worth(self, mutant: Mutant, words: dict[str, set[str]]) -> dict[str, float]:
+        """How much of what few have each test runs around a mutant or says with it, per second."""
+        place, own = mutant.place, self.lines.get(mutant.path, {})
+        around = range(place.first - AROUND, place.last + AROUND + 1)
+        groups = [self._of([own.get(line, 0)]) for line in around]
+        groups += [words[word] for word in mutant.words if word in words]
+        worth: dict[str, float] = defaultdict(float)
+        for tests in groups:
+            for test in tests:
+                worth[test] += 1 / len(tests)
+        return {test: worth[test] / (0.02 + self.seconds[test]) for test in worth}
+
     def _of(self, lines: Iterable[int]) -> set[str]:
         able = 0
         for tests in lines:
@@ -508,6 +535,13 @@ class Bench:
                 code = thing.__code__
                 path = code.co_filename.removeprefix(f"{folder}/")
                 self._functions[path, code.co_qualname, code.co_firstlineno].append(thing)
+        # The tests that say a word.
+        self.words: dict[str, set[str]] = defaultdict(set)
+        for item in items:
+            function = getattr(item, "function", None)
+            said = inspect.getsource(function) if inspect.isfunction(function) else ""
+            for word in words_of(item.nodeid + said):
+                self.words[word].add(item.nodeid)
         # Shared with the children for good.
         gc.freeze()
         self.seen = self._see()
@@ -651,8 +685,8 @@ class Campaign:
         self._folder = folder
         self._drawn = drawn
         self._users = users_of_names()
-        # The tests that killed mutants of a file, and how many.
-        self._killers: dict[str, Counter[str]] = defaultdict(Counter)
+        # The tests that killed mutants of a function, and how many.
+        self._killers: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         self.code = 70
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -702,16 +736,18 @@ class Campaign:
                 tried, by = self._bench.ended()
                 assert tried is not None
                 if by in self._bench.seen.seconds:
-                    self._killers[tried.path][by] += 1
+                    self._killers[tried.path, tried.place.function][by] += 1
                 yield tried, by
 
     def _tests(self, mutant: Mutant) -> list[str]:
-        """The tests to try: those that killed neighbours, then the fastest."""
-        good, seconds = self._killers[mutant.path], self._bench.seen.seconds
+        """The tests to try, the likeliest first, as far as there is time for them."""
+        good = self._killers[mutant.path, mutant.place.function]
+        seconds, worth = self._bench.seen.seconds, self._bench.seen.worth(mutant, self._bench.words)
         able = {t for t in self._bench.seen.tests(mutant, self._users) if TIMED not in t}
+        able = {t for t in able if self._given.tests in t}
         left_s = self._given.budget
         chosen: list[str] = []
-        for test in sorted(able, key=lambda t: (-good[t], seconds[t], t)):
+        for test in sorted(able, key=lambda t: (-good[t], -worth.get(t, 0), t)):
             left_s -= seconds[test]
             if left_s < 0 and chosen:
                 break
@@ -723,8 +759,14 @@ class Campaign:
         killers = sorted(set().union(*self._killers.values()))
         if not killers:
             return None
-        self._bench.start(None, killers)
-        return self._bench.ended()[1]
+        path = self._drawn[0].path
+        unchanged = Mutant(path, 0, 0, "", "", (ROOT / path).read_text(), Place(0, 0))
+        # In both ways: with the tests as they were read, and read anew.
+        for mutant in (None, unchanged):
+            self._bench.start(mutant, killers)
+            if (by := self._bench.ended()[1]) is not None:
+                return by
+        return None
 
     def _sum_up(self, killed: Counter[str], alive: Counter[str]) -> int:
         tried = killed + alive
@@ -744,7 +786,8 @@ def main() -> int:
     parser.add_argument("--files", nargs="+", default=list(FILES))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=300, help="mutants of each folder")
-    parser.add_argument("--only", metavar="LINE:COLUMN", help="those that are there, all of them")
+    parser.add_argument("--only", nargs="+", metavar="FILE:LINE:COLUMN", help="all that are there")
+    parser.add_argument("--tests", default="", metavar="PART", help="only those named so")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--budget", type=float, default=30, help="seconds of tests for a mutant")
     parser.add_argument("--minutes", type=float, default=600, help="start none after so long")
@@ -759,7 +802,7 @@ def main() -> int:
         drawn += chance.sample(inside, min(given.count, len(inside)))
     chance.shuffle(drawn)
     if given.only:
-        drawn = [m for m in found if f"{m.line}:{m.column}" == given.only]
+        drawn = [m for m in found if f"{m.path}:{m.line}:{m.column}" in given.only]
     say(f"{len(drawn)} of {len(found)} mutants, seed {given.seed}")
 
     checkout = Path(tempfile.mkdtemp(prefix="quotactl-mutate-")).resolve()

@@ -155,6 +155,7 @@ BAD = [
     ("policy apply -f fortnight.toml", 2,
      "tier.free.limits.image: period 'fortnight' is not known"),
     ("policy apply -f nowhere.toml", 2, "zone 'Mars/Olympus' is not known"),
+    ("policy diff -f nowhere.toml", 2, "zone 'Mars/Olympus' is not known"),
     ("policy apply -f used.toml --yes", 7, "tier 'plus' is not in the file but has 1 user"),
     ("policy diff -f unknown.toml", 2, "tier.free.limit is not a key of a policy file"),
     ("policy diff", 2, "missing option"),

@@ -439,6 +439,7 @@ def test_a_configuration_that_is_no_file_is_not_waited_for(kind: str, host: Host
     [
         ("notify = 1", "notify is no list of tables"),
         ("[notify]\ncommand = ['/x']", "notify is no list of tables"),
+        ("notify = [1, {command = ['/x']}]", "notify is no list of tables"),
         ("[[notify]", "is not TOML"),
         ("[[notifications]]", "'notifications' is not known"),
         ("[[notify]]\ncommand = ['/x']\nshell = true", "notify 1: 'shell' is not known"),
@@ -478,9 +479,11 @@ def test_what_is_not_utf8_is_refused(host: Host) -> None:
 def test_defaults_and_what_is_given_are_read(host: Host) -> None:
     host.notify("/x", "-a")
     host.notify("/y", on=["preset"], timeout="1m30s")
+    host.notify("/z", timeout="5m")
     assert notify.read_commands(host.config) == (
         Command(("/x", "-a"), ("throttle", "enforcement", "preset"), 10),
         Command(("/y",), ("preset",), 90),
+        Command(("/z",), ("throttle", "enforcement", "preset"), 300),
     )
 
 

@@ -118,6 +118,18 @@ def test_a_cap_per_week_counts_what_came_before_it(world: World) -> None:
     assert (denied.reason, denied.period, denied.used) == ("throttled", "week", 4)
 
 
+@pytest.mark.parametrize("period", ["week", "month"])
+def test_an_override_per_week_or_month_counts_what_came_before_it(
+    world: World, period: str
+) -> None:
+    world.take(3)
+    world.later(days=1)
+    world.admin.set_override(user="ada", resource="image", limit=f"4/{period}", reason="vip")
+    decision = world.check()
+    assert (decision.period, decision.used, decision.remaining) == (period, 3, 1)
+    assert world.consume(2).reason == "limit_reached"
+
+
 def test_a_new_shorter_period_starts_at_zero(world: World) -> None:
     world.take(3)
     world.limit("10/day,3/hour")

@@ -119,6 +119,22 @@ def test_an_override_ends_at_its_end_and_the_tier_is_there_again(world: World) -
     assert figures(world.consume()) == ("limit_reached", "day", 3, 4, 0)
 
 
+def test_an_override_or_a_block_that_ran_out_makes_room_for_another(world: World) -> None:
+    how = {"user": "ada", "resource": "image"}
+    for limit in ("9/day", "4/day"):
+        made = world.admin.set_override(**how, limit=limit, duration="2h", reason="event")
+        assert made.changed
+        assert world.check().limit == int(limit[0])
+        world.later(hours=2)
+    for _ in range(2):
+        assert world.admin.block("ada", resource="image", duration="2h", reason="abuse").changed
+        assert world.check().reason == "blocked"
+        world.later(hours=2)
+    assert not world.admin.unblock("ada", reason="over").changed
+    before = world.sql("SELECT before FROM audit WHERE action IN ('override.set', 'user.block')")
+    assert before == [(None,)] * 4, "what had run out was not replaced"
+
+
 def test_a_limit_of_zero_is_limit_reached_and_grants_may_pay(world: World) -> None:
     world.limit("0/day")
     assert world.consume().reason == "limit_reached"

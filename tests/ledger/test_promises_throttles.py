@@ -492,12 +492,14 @@ def test_off_serves_and_counts_as_used(world: World) -> None:
 
 
 def test_what_was_used_in_shadow_counts_when_limits_hold_again(world: World) -> None:
-    world.admin.enforcement_set("shadow", reason="trial")
+    switch = world.admin.enforcement_set("shadow", reason="trial").item["id"]
     world.take(5)
-    assert world.admin.enforcement_set("on", reason="done").changed
+    done = world.admin.enforcement_set("on", reason="done")
+    assert (done.changed, done.item) == (True, {"mode": "on", "lifted": [switch]})
     denied = world.consume()
     assert (denied.reason, denied.used) == ("limit_reached", 5)
-    assert not world.admin.enforcement_set("on", reason="done").changed
+    done = world.admin.enforcement_set("on", reason="done")
+    assert (done.changed, done.item) == (False, {"mode": "on", "lifted": []})
 
 
 def test_enforcement_ends_like_a_throttle(world: World) -> None:

@@ -298,6 +298,15 @@ def test_what_was_taken_while_no_total_was_on_counts_in_the_next(
     assert_total(world.consume(), limit=6, used=6)
 
 
+def test_a_window_that_begins_within_an_hour_counts_what_was_taken_since(world: World) -> None:
+    world.at("2025-03-27T10:10:00Z")
+    world.take(1)
+    world.at("2025-03-27T10:40:00Z")
+    world.take(2)
+    world.throttle(total="3/90m")
+    assert_total(world.check(2, user="bob"), limit=3, used=2)
+
+
 def test_a_total_that_is_scheduled_counts_what_comes_before_its_start(world: World) -> None:
     world.throttle(total="3/hour", at="2025-03-27T09:30:00Z")
     world.take(2)

@@ -262,6 +262,15 @@ def test_the_moment_to_retry_is_the_first_that_passes(
             assert not decided(of, owned, amount, NOW + later).allowed
 
 
+@pytest.mark.parametrize("mode", ["shadow", "off"])
+def test_the_start_of_a_lenient_enforcement_is_a_moment_to_retry(mode: Any) -> None:
+    switch = Enforcement(1, mode, Scope(), NOW + 7_000, NOW + 9_000)
+    of = policy([Limit(DAY, 0)], enforcements=[switch])
+    assert decided(of, {}, 1).retry_after_ms == 7_000
+    assert decided(of, {}, 1, NOW + 7_000).allowed
+    assert decided(of, {}, 1, NOW + 9_000).retry_after_ms is None
+
+
 @given(**cases, stacked=several)
 def test_what_is_granted_is_what_burns_and_never_exceeds_the_amount(
     limits: tuple[Limit, ...],

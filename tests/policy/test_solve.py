@@ -59,9 +59,11 @@ def test_protected_groups_come_first(
     windows: list[dict[str, dict[int, int]]], capacity: int, least: int
 ) -> None:
     found = solve(windows, capacity, protected=frozenset({"pro"}), least={"free": least})
-    if not found.fits:
-        return
     caps = as_numbers(dict(found.caps))
+    if not found.fits:
+        assert caps == {"free": least, "plus": 0, "pro": 0}
+        assert found.short_by == served(windows, caps) - capacity > 0
+        return
     assert served(windows, caps) == found.served <= capacity
     if caps["pro"] != float("inf"):
         # Even with the least for the others, it could not have one more.

@@ -42,6 +42,12 @@ moments = st.integers(
 )
 
 
+def test_ledgers_keep_periods_by_lengths_that_never_change() -> None:
+    assert [period.length_min for period in (DAY, WEEK, MONTH)] == [1440, 10080, 43200]
+    for period in (DAY, WEEK, MONTH, period_of_length(1), period_of_length(180)):
+        assert period_of_length(period.length_min) == period
+
+
 @given(calendar=zones, period=periods, at=moments)
 @settings(deadline=None)
 def test_every_moment_lies_in_exactly_one_window(
