@@ -8,6 +8,10 @@ even, 1/writers is one who got everything) and the longest wait of any: of all r
 together, but for Jain's index, of which it is the lowest. With `--plain` each round is
 followed by one in which the same writers have SQLite's `busy_timeout` alone and do not
 queue, and the longest wait is compared.
+
+Of the longest wait it says what it was made of: how much of it somebody's COMMIT took, which
+is the disk's fsync and now and then a checkpoint (how many of these), and how much nobody
+had the turn in, which is the scheduler. The rest is deciding.
 """
 
 from __future__ import annotations
@@ -19,27 +23,73 @@ import sys
 import tempfile
 import time
 from contextlib import nullcontext
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import quotactl
 from quotactl.engines.sqlite import door
+from quotactl.engines.sqlite.book import Book
+from quotactl.engines.sqlite.door import SqliteEngine
 from quotactl.engines.sqlite.queue import Turnstile
 
 
+class Act(NamedTuple):
+    """One decision, in moments that all processes share; `written_back` by its commit."""
+
+    asked: float
+    turn: float
+    commit: float
+    committed: float
+    answered: float
+    written_back: bool
+
+    @property
+    def wait(self) -> float:
+        return self.answered - self.asked
+
+
+class Watched(SqliteEngine):
+    """Notes when the turn came and when the commit began and ended."""
+
+    def _begin(self) -> Book:
+        book = super()._begin()
+        self.turn = time.monotonic()
+        return book
+
+    def _commit(self) -> None:
+        before = self.path.stat().st_mtime_ns
+        self.commit = time.monotonic()
+        super()._commit()
+        self.committed = time.monotonic()
+        self.written_back = self.path.stat().st_mtime_ns != before
+
+
 def write(path: str, number: int, seconds: float) -> None:
-    """Consume without pause for a while, then tell the wait of each decision."""
-    with quotactl.connect(path, timeout_s=60) as q:
+    """Consume without pause for a while, then tell what each decision waited for."""
+    engine = Watched(Path(path), timeout_s=60)
+    q = quotactl.Ledger(engine, clock=lambda: datetime.now(UTC), actor="writer")
+    q.consume(user=f"u{number}", resource="image")
+    print("ready", flush=True)  # noqa: T201
+    sys.stdin.readline()
+    acts = []
+    end = time.monotonic() + seconds
+    while (asked := time.monotonic()) < end:
         q.consume(user=f"u{number}", resource="image")
-        print("ready", flush=True)  # noqa: T201
-        sys.stdin.readline()
-        waits = []
-        end = time.perf_counter() + seconds
-        while (before := time.perf_counter()) < end:
-            q.consume(user=f"u{number}", resource="image")
-            waits.append(time.perf_counter() - before)
-    print(json.dumps(waits))  # noqa: T201
+        acts.append(
+            Act(
+                asked,
+                engine.turn,
+                engine.commit,
+                engine.committed,
+                time.monotonic(),
+                engine.written_back,
+            )
+        )
+    q.close()
+    print(json.dumps(acts))  # noqa: T201
 
 
 class NoQueue(Turnstile):
@@ -52,8 +102,8 @@ class NoQueue(Turnstile):
         pass
 
 
-def waits_of(writers: int, seconds: float, durability: str, *, plain: bool) -> list[list[float]]:
-    """Run that many writers against one ledger: the waits of each."""
+def waits_of(writers: int, seconds: float, durability: str, *, plain: bool) -> list[list[Act]]:
+    """Run that many writers against one ledger: what each did."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "ledger.db")
         with quotactl.create(path) as q:
@@ -79,19 +129,45 @@ def waits_of(writers: int, seconds: float, durability: str, *, plain: bool) -> l
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        return [json.loads(process.communicate(timeout=seconds + 60)[0]) for process in processes]
+        told = [json.loads(process.communicate(timeout=seconds + 60)[0]) for process in processes]
+        return [[Act(*act) for act in acts] for acts in told]
 
 
-def figures_of(rounds: list[list[list[float]]], seconds: float) -> dict[str, float]:
+def figures_of(rounds: list[list[list[Act]]], seconds: float) -> dict[str, Any]:
     """What the waits of the writers in each round come to."""
-    shares = [[len(one) for one in waits] for waits in rounds]
-    every = sorted(wait for waits in rounds for one in waits for wait in one)
+    shares = [[len(one) for one in acts] for acts in rounds]
+    every = sorted(act.wait for acts in rounds for one in acts for act in one)
     return {
         "per_second": round(len(every) / seconds / len(rounds)),
         "jain": round(min(sum(s) ** 2 / (len(s) * sum(n * n for n in s)) for s in shares), 4),
         "p50_ms": round(every[len(every) // 2] * 1000, 2),
         "p99_ms": round(every[len(every) * 99 // 100] * 1000, 2),
         "longest_ms": round(every[-1] * 1000, 2),
+        "longest_made_of": max((made_of(acts) for acts in rounds), key=lambda of: of["ms"]),
+    }
+
+
+def made_of(writers: list[list[Act]]) -> dict[str, Any]:
+    """What went on during the longest wait of a round."""
+    acts = [act for one in writers for act in one]
+    longest = max(acts, key=lambda act: act.wait)
+    meanwhile = sorted(
+        (a for a in acts if a.turn < longest.answered and a.committed > longest.asked),
+        key=lambda act: act.turn,
+    )
+    commits = [
+        min(a.committed, longest.answered) - max(a.commit, longest.asked)
+        for a in meanwhile
+        if a.committed > longest.asked and a.commit < longest.answered
+    ]
+    idle = sum(max(0.0, b.turn - a.committed) for a, b in pairwise(meanwhile))
+    return {
+        "ms": round(longest.wait * 1000, 2),
+        "turns": len(meanwhile),
+        "commits_ms": round(sum(commits) * 1000, 2),
+        "slowest_commit_ms": round(max(commits) * 1000, 2),
+        "written_back": sum(a.written_back for a in meanwhile),
+        "nobodys_turn_ms": round(idle * 1000, 2),
     }
 
 

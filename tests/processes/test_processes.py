@@ -435,6 +435,44 @@ def test_a_stopped_writer_makes_others_busy_and_work_goes_on_after_it(
     assert_sound(path)
 
 
+# The command line with a short time-out, or this would take as long as the real one.
+IMPATIENT = """
+import sys
+import quotactl
+from quotactl.cli import main
+quotactl.connect.__kwdefaults__["timeout_s"] = 0.3
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_command_exits_75_behind_a_stopped_writer_and_works_when_that_is_killed(
+    start: Start, path: Path
+) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        source = str(Path(quotactl.__file__).resolve().parent.parent)
+        return subprocess.run(
+            [sys.executable, "-c", IMPATIENT, *words],
+            env={**os.environ, "PYTHONPATH": source, "QUOTACTL_DB": str(path)},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+
+    (stopped,) = start(1)
+    assert stopped.ask("hold_the_turn") == "holding"
+    stopped.signal(signal.SIGSTOP)
+    stopped.wait_until_stopped()
+    busy = run("consume", "ada", "image", "2")
+    assert (busy.returncode, busy.stdout) == (75, "")
+    assert busy.stderr == (
+        "quotactl: ledger.db is busy: other writers held it all the time; safe to try again\n"
+    )
+    stopped.kill()
+    assert run("consume", "ada", "image", "2").returncode == 0
+    assert sql(path, "SELECT sum(used) FROM counter") == [(2,)]
+
+
 def test_a_writer_stopped_while_it_waits_makes_others_busy_too(start: Start, path: Path) -> None:
     holder, waiting = start(2)
     (other,) = start(1, timeout_s=0.5)

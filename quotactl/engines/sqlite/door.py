@@ -545,9 +545,12 @@ def _translate(error: sqlite3.Error, file: Path, path: Path) -> QuotaError:
 
 
 def _tells_of_damage(code: int, message: str) -> bool:
-    # What SQLite says of a header or a schema with changed bytes in it has no code of its own.
-    signs = ("unsupported file format", "no such table", "no such column", "malformed")
-    return code == sqlite3.SQLITE_ERROR and any(sign in message for sign in signs)
+    # A header or a schema with changed bytes in it has no code of its own, and as many
+    # messages as there are statements that it makes senseless. A sum too large has it too.
+    if code == sqlite3.SQLITE_ERROR:
+        return "integer overflow" not in message
+    # Python's own, for text that is none.
+    return message.startswith("Could not decode to UTF-8")
 
 
 def _code(error: sqlite3.Error) -> int:
