@@ -196,7 +196,7 @@ def solve(
     from quotactl.reports.capacity import find_caps
 
     this = invocation()
-    with opened(notice=not apply) as q:
+    with opened(throttles=not apply) as q:
         fit, levers = find_caps(
             q.engine,
             q.now_ms(),

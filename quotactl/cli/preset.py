@@ -11,7 +11,7 @@ from quotactl.cli.declared import Argument, Noun, Option
 from quotactl.cli.invocation import invocation
 from quotactl.cli.levers import AllowImpact, Replace
 from quotactl.cli.options import For, NoExpiry, Reason, Ticket, Until
-from quotactl.cli.outcome import conclude, opened, person_is_watching, show, undo
+from quotactl.cli.outcome import conclude, note_in_force, opened, person_is_watching, show, undo
 from quotactl.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -163,6 +163,8 @@ def on(
         conclude(outcome, columns=_SWITCHED)
         if outcome.changed:
             invocation().say(f"undo: {undo('preset', 'off', name)}")
+        if outcome.changed and outcome.item["enforcement"] is None:
+            note_in_force(q, throttles=False)
 
 
 @app.command("off")

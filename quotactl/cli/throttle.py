@@ -111,7 +111,7 @@ def on(
         with opened(notice=False) as q:
             foresee.show(q, [wanted], timing)
         return
-    with opened(notice=False) as q:
+    with opened(throttles=False) as q:
         (outcome,) = q.admin.pull(
             [wanted],
             timing,
@@ -170,7 +170,7 @@ def hold(
       quotactl throttle hold 42 --reason 'error rate rises again'
       quotactl throttle hold gpu-melt --for 2h --reason INC-9
     """
-    with opened(notice=False) as q:
+    with opened(throttles=False) as q:
         conclude(
             q.admin.throttle_hold(
                 throttle,
@@ -190,7 +190,7 @@ def resume(throttle: Throttle, reason: Reason = None, ticket: Ticket = None) -> 
     Examples:
       quotactl throttle resume 42 --reason 'error rate is fine'
     """
-    with opened(notice=False) as q:
+    with opened(throttles=False) as q:
         conclude(q.admin.throttle_resume(throttle, reason=reason, ticket=ticket))
 
 
@@ -209,7 +209,7 @@ def extend(
       quotactl throttle extend 42 --for 2h --reason 'not over yet'
       quotactl throttle extend gpu-melt --until 'tomorrow 09:00' --reason INC-9
     """
-    with opened(notice=False) as q:
+    with opened(throttles=False) as q:
         conclude(
             q.admin.throttle_extend(
                 throttle,

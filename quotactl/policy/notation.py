@@ -240,8 +240,9 @@ def parse_instant(text: str, *, now_ms: int, calendar: Calendar) -> int:
     """A moment: RFC 3339, `18:00` (the next one), `tomorrow 09:00`, `2025-03-28 09:00`.
 
     Those without an offset are read in the ledger's zone. Of a time that comes
-    twice the first is meant, or the next one where no day is given; one that the clocks skip lies as far behind the jump
-    as it would have lain in the gap (02:30 becomes 03:30).
+    twice the first is meant, or the next one where no day is given; one that the
+    clocks skip lies as far behind the jump as it would have lain in the gap (02:30
+    becomes 03:30).
     """
     if _RFC3339.match(text):
         return parse_rfc3339(text)

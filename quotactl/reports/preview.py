@@ -14,6 +14,7 @@ from quotactl.frozen import changed, frozen
 from quotactl.ledger.values import View
 from quotactl.ledger.views import Outcome
 from quotactl.operations.emergency import Timing, in_the_way, when
+from quotactl.operations.switches import describe, switch_view
 from quotactl.policy.foresight import (
     limits_text,
     own,
@@ -97,6 +98,7 @@ def preview(
         throttles, removed, warnings = _wanted(book, levers, timing, now_ms)
         before, after = book.policy, with_throttles(book.policy, throttles, removed)
         at_ms = max([now_ms, *(t.starts_at_ms for t in throttles)])
+        warnings += _not_enforced(book, throttles, at_ms)
         windows = [window_of(book, on) for on in span.dates()]
         starts = [w.starts_at_ms for w in windows if w.reset_at_ms > w.starts_at_ms]
         rows: list[TierOutlook] = []
@@ -161,6 +163,26 @@ def _wanted(
             at = instant_text(starts_at_ms, book.policy.calendar)
             warnings.append(f"It would begin at {at}.")
     return throttles, removed, warnings
+
+
+def _not_enforced(book: Reading, throttles: Sequence[Throttle], at_ms: int) -> list[str]:
+    """That nothing is refused, where enforcement is not on for some of the same."""
+    warnings = []
+    for mode in book.policy.enforcements:
+        if not (
+            mode.starts_at_ms <= at_ms and (mode.ends_at_ms is None or at_ms < mode.ends_at_ms)
+        ):
+            continue
+        if any(mode.scope.meets(throttle.scope) for throttle in throttles):
+            (row,) = book.rows("switch", {"id": mode.id})
+            end = "for good"
+            if mode.ends_at_ms is not None:
+                end = f"until {instant_text(mode.ends_at_ms, book.policy.calendar)}"
+            warnings.append(
+                f"Enforcement is {describe(switch_view(book, row, at_ms))}, {end}: "
+                "there nothing is refused."
+            )
+    return warnings
 
 
 def _rows(ground: Ground, sums: dict[Group, Sums]) -> list[TierOutlook]:

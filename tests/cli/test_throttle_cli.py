@@ -388,3 +388,25 @@ def test_the_audit_of_a_ramp_says_what_was_before_and_what_is_after(cli: Any) ->
     (row,) = [a for a in cli.json("audit list") if a["action"] == "throttle.resume"]
     assert [step["percent"] for step in row["before"]["steps"]] == [50, 60]
     assert [step["percent"] for step in row["after"]["steps"]] == [50, 60, 100]
+
+
+def test_a_throttle_that_refuses_nothing_since_enforcement_is_not_on_says_so(cli: Any) -> None:
+    cli.ok("consume ada image 2")
+    cli.ok("enforcement shadow --for 4h --reason watching")
+    note = "note: enforcement is shadow for all tiers, all resources, until 2025-03-27 14:00 CET\n"
+    ran = cli.ok("throttle on --cap 1/day --resource image --yes --reason x")
+    assert ran.err.endswith(f"undo: quotactl throttle off 2 --reason over\n{note}")
+    assert cli.ok("throttle extend 2 --for 3h --reason x").err.endswith(note)
+    told = cli.json("throttle preview --cap 0/day --resource image --tier free")["warnings"]
+    assert told[0] == (
+        "Enforcement is shadow for all tiers, all resources, until 2025-03-27 14:00 CET: "
+        "there nothing is refused."
+    )
+    cli.ok("enforcement shadow --tier plus --for 4h --reason watching")
+    cli.ok("enforcement on --reason seen")
+    assert (
+        "note" not in cli.ok("throttle on --cap 0/day --resource image --replace -y --reason x").err
+    )
+    cli.ok("enforcement off --tier plus --for 4h --reason watching")
+    told = cli.json("throttle preview --cap 0/day --resource image --tier free")["warnings"]
+    assert not any("Enforcement" in line for line in told)
