@@ -206,7 +206,9 @@ def solve(
             least=least or (),
             day=day,
             days=None if days is None else parse_amount(days, "days"),
+            replace=replace,
             before=["--db", this.ledger] if this.ledger else [],
+            after=_options(duration, until, reason, ticket, no_expiry=no_expiry, replace=replace),
         )
         if not apply:
             _show_fit(fit)
@@ -229,6 +231,24 @@ def solve(
             this.say(outcome.message)
             if outcome.changed:
                 this.say(f"undo: {undo('throttle', 'off', str(outcome.item['id']))}")
+
+
+def _options(
+    duration: str | None,
+    until: str | None,
+    reason: str | None,
+    ticket: str | None,
+    *,
+    no_expiry: bool,
+    replace: bool,
+) -> list[str]:
+    """The options that `throttle on` is to have as well."""
+    named = {"--for": duration, "--until": until, "--reason": reason, "--ticket": ticket}
+    flags = {"--no-expiry": no_expiry, "--replace": replace}
+    return [
+        *(word for option, text in named.items() if text is not None for word in (option, text)),
+        *(flag for flag, given in flags.items() if given),
+    ]
 
 
 def _show_fit(fit: Fit) -> None:

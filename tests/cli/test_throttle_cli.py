@@ -124,6 +124,23 @@ def test_solve_gives_the_number_and_the_command_that_applies_it(cli: Any) -> Non
     assert cli("check cyd image").code == 4
 
 
+def test_the_command_that_solve_prints_keeps_what_on_would_be_told(cli: Any) -> None:
+    use(cli, ada=3, bob=3, cyd=2)
+    solve = "throttle solve --capacity 6/day --resource image"
+    kept = "--for 3h --reason 'GPUs melt' --ticket INC-9 --replace"
+    command = cli.json(f"{solve} {kept}")["command"]
+    assert command == (
+        f"quotactl throttle on --resource image --tier free --tier plus --cap 2/day {kept}"
+    )
+    for end in ("--until 18:00", "--no-expiry"):
+        assert end in cli.json(f"{solve} {end}")["command"]
+    cli.ok(command.removeprefix("quotactl ") + " --yes")
+    made = cli.json("throttle show 1")
+    assert (made["ends_at"], made["reason"], made["ticket"]) == (
+        "2025-03-27T12:00:00Z", "GPUs melt", "INC-9",
+    )  # fmt: skip
+
+
 def test_solve_says_by_how_much_the_least_does_not_fit(cli: Any) -> None:
     use(cli, ada=3, bob=3, cyd=2)
     found = cli.json("throttle solve --capacity 2/day --resource image --min free=1/day")

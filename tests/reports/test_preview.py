@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import quotactl
 from quotactl import Conflict
+from quotactl.operations.emergency import Timing
 from quotactl.policy.levers import lever
 from quotactl.reports.capacity import Fit, find_caps
 from quotactl.reports.preview import Outlook, preview
@@ -225,6 +226,31 @@ def test_users_protected_one_by_one_in_a_protected_tier_are_capped_with_it(tmp_p
         assert (fit.fits, fit.served, fit.caps["pro"]) == (True, 10, 5)
         under = preview(world.q.engine, world.q.now_ms(), levers)
         assert under.total.served == 10
+
+
+def test_what_a_solved_cap_replaces_is_not_taken_for_given(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        world.admin.set_limits(tier="free", limits={"image": "9/day"})
+        for name in ("u0", "u1", "u2"):
+            world.ask(name, 8, 0)
+        world.admin.throttle_on(cap="1/day", resources=["image"], tiers=["free"], reason="x")
+        assert solved(world, "12/day").served == 3
+        fit, levers = find_caps(
+            world.q.engine, world.q.now_ms(), capacity="12/day", resource="image", replace=True
+        )
+        # For other tiers too, so the one that is on is not what it would be in place of.
+        assert (fit.served, fit.caps["free"], levers) == (3, None, [])
+        world.admin.throttle_on(
+            cap="1/day", resources=["image"], tiers=["free", "plus"], reason="x"
+        )
+        world.admin.throttle_off(1, reason="x")
+        fit, levers = find_caps(
+            world.q.engine, world.q.now_ms(), capacity="12/day", resource="image", replace=True
+        )
+        assert (fit.served, fit.caps["free"]) == (12, 4)
+        world.admin.pull(levers, Timing(), replace=True, reason="x")
+        assert world.q.check(user="u9", resource="image").limit == 4
 
 
 def test_a_cap_a_week_is_under_what_each_day_allows(tmp_path: Path) -> None:
