@@ -36,6 +36,7 @@ def init(
 
     import quotactl
     from quotactl.engines.opening import ledger_path
+    from quotactl.engines.sqlite.backup import shut_to_group
     from quotactl.ledger.views import Outcome
 
     this = invocation()
@@ -46,6 +47,8 @@ def init(
         head = b.head
     item = {"path": str(Path(ledger_path(path)).absolute()), "name": head.name, "zone": head.zone}
     conclude(Outcome(True, f"ledger {head.name} made at {path}, days in {head.zone}", item))
+    if group is not None and (shut := shut_to_group(ledger_path(path))):
+        this.warn(f"{shut[0]}; {shut[1]}")
     this.say(
         "next:\n"
         f"  export QUOTACTL_DB={shlex.quote(item['path'])}\n"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from quotactl.engines.opening import ledger_path, open_engine
 from quotactl.engines.schema import SCHEMA_VERSION
 from quotactl.engines.sqlite import backup as files
-from quotactl.errors import InvalidInput, LedgerCorrupt, NotFound, QuotaError
+from quotactl.errors import Conflict, InvalidInput, LedgerCorrupt, NotFound, QuotaError
 from quotactl.frozen import frozen
 from quotactl.ledger.values import View, rfc3339
 from quotactl.ledger.views import Outcome
@@ -189,7 +189,7 @@ def back_up(
         found = _checked(temporary, to_ms(now))
         files.share_like(path, temporary)
         size = temporary.stat().st_size
-        files.publish(temporary, final)
+        final = _published(temporary, final, folder=folder)
     except OSError as error:
         raise QuotaError(f"no backup at {final}: {error.strerror}") from None
     finally:
@@ -275,10 +275,26 @@ def _target(path: Path, to: str | None, now: datetime) -> tuple[bool, Path]:
         return False, Path(to)
     folder = backup_folder(path) if to is None else Path(to)
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            files.share_folder_like(path, folder)
     except OSError as error:
         raise QuotaError(f"can't make {folder}: {error.strerror}") from None
     return True, _free_name(folder / f"{path.name}-{_stamp(now)}", ".backup")
+
+
+def _published(temporary: Path, final: Path, *, folder: bool) -> Path:
+    """Give a copy its name; in a folder the next one, where another run has just taken it."""
+    while True:
+        try:
+            files.publish(temporary, final)
+        except Conflict:
+            if not folder:
+                raise
+            stem = re.sub(r"(Z)(-\d+)?\.backup$", r"\1", final.name)
+            final = _free_name(final.with_name(stem), ".backup")
+        else:
+            return final
 
 
 def _free_name(path: Path, suffix: str = "") -> Path:

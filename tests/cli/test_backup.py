@@ -111,7 +111,10 @@ def test_a_backup_changes_nothing_not_even_the_audit(cli: Any) -> None:
 
 def test_a_backup_is_as_open_to_the_group_as_the_ledger(cli: Any) -> None:
     cli.path.chmod(0o664)
-    assert made(cli).stat().st_mode & 0o777 == 0o660
+    backup = made(cli)
+    assert backup.stat().st_mode & 0o777 == 0o660
+    # And its folder is: else nobody of the group could get at it, or make another.
+    assert backup.parent.stat().st_mode & 0o7777 == 0o2770
 
 
 def test_two_in_one_second_have_two_names_and_a_named_file_is_not_overwritten(
@@ -125,6 +128,20 @@ def test_two_in_one_second_have_two_names_and_a_named_file_is_not_overwritten(
     assert named.read_text() == "precious"
     assert cli("db backup none/mine.db").code == 6
     assert cli("db backup other.db").code == 0
+
+
+def test_a_name_that_another_run_takes_meanwhile_is_not_taken_twice(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = files.publish
+
+    def late(temporary: Path, final: Path) -> None:
+        if final.name.endswith("00Z.backup"):
+            final.write_text("the other run's")
+        publish(temporary, final)
+
+    monkeypatch.setattr(files, "publish", late)
+    assert made(cli).name == "prod.db-20250327T090000Z-2.backup"
 
 
 def test_the_newest_are_kept_and_only_backups_of_this_ledger_go(cli: Any) -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 from quotactl.engines.schema import apply_migrations
 from quotactl.engines.sqlite.book import Book, PolicyCache
 from quotactl.engines.sqlite.door import (
+    _access,
+    _state,
     check_schema,
     schema_version,
     translated,
@@ -105,7 +107,12 @@ def back_up(path: Path, to: Path, *, finished: bool = False) -> None:
     try:
         # What is read can be damaged, what is written can find the disk full.
         with translated(path):
-            source = _open(path, _finished(path) if finished else "ro")
+            mode, unwritten = _finished(path), None
+            if not finished:
+                # In a folder that can't be written, it is read as it lies there.
+                access, unwritten = _access(path)
+                mode = "ro&immutable=1" if access == "frozen" else "ro"
+            source = _open(path, mode)
             try:
                 target = sqlite3.connect(to, isolation_level=None)
                 try:
@@ -115,6 +122,8 @@ def back_up(path: Path, to: Path, *, finished: bool = False) -> None:
             finally:
                 # Opened for reading alone, it can't be the one to write the WAL back.
                 source.close()
+            if unwritten is not None and _state(path) != unwritten:
+                raise LedgerBusy(f"{path} was written meanwhile", hint="safe to try again")
     except BaseException:
         remove(to)
         raise
@@ -133,6 +142,33 @@ def share_like(path: Path, copy: Path) -> None:
         except OSError:
             return  # not of that group: then nobody but the owner
         copy.chmod(0o600 | mode)
+
+
+def share_folder_like(path: Path, folder: Path) -> None:
+    """Let the group use a folder of copies as it may use the ledger; others have nothing."""
+    share_like(path, folder)
+    mode = folder.stat().st_mode
+    if mode & stat.S_IRGRP:
+        # To get at what is in it; what a group makes there is to stay the group's.
+        folder.chmod(stat.S_IMODE(mode) | stat.S_IXUSR | stat.S_IXGRP | stat.S_ISGID)
+
+
+def shut_to_group(path: Path) -> tuple[str, str] | None:
+    """Where a group may write a ledger but not its folder: what is wrong, and what mends it."""
+    like, folder = path.stat(), path.resolve().parent
+    there = folder.stat()
+    if not like.st_mode & stat.S_IWGRP:
+        return None
+    for mask, mine in (
+        (stat.S_IWOTH | stat.S_IXOTH, True),
+        (stat.S_IWGRP | stat.S_IXGRP, there.st_gid == like.st_gid),
+    ):
+        if mine and there.st_mode & mask == mask:
+            return None
+    return (
+        f"{folder} can't be written by group {like.st_gid}: SQLite needs to, beside the ledger",
+        f"chgrp {like.st_gid} {folder} && chmod g+rwxs {folder}",
+    )
 
 
 def take_owner_of(path: Path, copy: Path) -> None:
