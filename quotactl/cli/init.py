@@ -40,6 +40,8 @@ def init(
     from quotactl.ledger.views import Outcome
 
     this = invocation()
+    # Before the name, which an empty path has none to give.
+    ledger_path(path)
     with (
         quotactl.create(path, name=name, zone=zone, actor=this.actor, group=group) as q,
         q.engine.reading() as b,

@@ -96,8 +96,8 @@ def preview(
     duration: For = None,
     until: Until = None,
     no_expiry: NoExpiry = False,
-    replace: Replace = False,  # noqa: ARG001 - preview takes what `on` takes
-    allow_impact: Annotated[bool, Option("--allow-impact", hidden=True)] = False,  # noqa: ARG001
+    replace: Replace = False,
+    allow_impact: Annotated[bool, Option("--allow-impact", hidden=True)] = False,  # noqa: ARG001 - preview takes what `on` takes
     reason: Reason = None,  # noqa: ARG001
     ticket: Ticket = None,  # noqa: ARG001
     day: foresee.Day = None,
@@ -120,7 +120,7 @@ def preview(
         with q.engine.reading() as book:
             preset = preset_named(book, name)
         timing = Timing(None, duration, until, no_expiry)
-        foresee.show(q, preset.throttles, timing, day=day, days=days)
+        foresee.show(q, preset.throttles, timing, day=day, days=days, replace=replace)
         if preset.enforcement is not None:
             text = mode_text(preset.enforcement)
             invocation().say(f"This leaves out the preset's {text}, which would refuse nothing.")

@@ -233,18 +233,24 @@ def restoring(db: str | Path, backup: str, now: datetime) -> Iterator[Restore]:
         raise NotFound(f"no backup {backup}", hint=f"look in {backup_folder(path)}")
     if path.exists() and path.samefile(source):
         raise InvalidInput(f"{backup} is the ledger itself")
-    with _copy(source, older_too=True) as copy:
-        schema = copy.schema()
     new = path.resolve()
     new = new.with_name(f".{new.name}.{os.getpid()}.restoring")
     try:
-        files.back_up(source, new, finished=True)
-        with _copy(new, writable=True, older_too=True) as copy:
-            if damage := copy.damage():
-                raise LedgerCorrupt(f"{backup} is damaged: {damage[0]}", hint="take another one")
-            if schema < SCHEMA_VERSION:
-                copy.bring_up_to_date()
-        yield Restore(path, source, new, schema, _checked(new, to_ms(now), shown=source))
+        try:
+            with _copy(source, older_too=True) as copy:
+                schema = copy.schema()
+            files.back_up(source, new, finished=True)
+            with _copy(new, writable=True, older_too=True) as copy:
+                if damage := copy.damage():
+                    raise LedgerCorrupt(f"{backup} is damaged: {damage[0]}")
+                if schema < SCHEMA_VERSION:
+                    copy.bring_up_to_date()
+            plan = Restore(path, source, new, schema, _checked(new, to_ms(now), shown=source))
+        except LedgerCorrupt as error:
+            # Of the backup that was named, not of our copy of it.
+            told = error.message.replace(str(new), backup)
+            raise LedgerCorrupt(told, hint="take another one") from None
+        yield plan
     finally:
         files.remove(new)
 

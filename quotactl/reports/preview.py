@@ -85,17 +85,18 @@ def preview(
     *,
     day: str | None = None,
     days: int | None = None,
+    replace: bool = False,
 ) -> Outlook:
     """What throttles would have done to the demand of some days: today so far, unless told.
 
     Demand is what was used, after refunds, plus granted plus denied, per user and window;
     served is the smaller of that and the ceiling. Tiers and limits are those of now, and
-    of a ramp it is the first step.
+    of a ramp it is the first step. Without `replace` it warns of what needs that.
     """
     timing = timing or Timing()
     with engine.reading() as book:
         span = span_of(book, now_ms, day=day, days=days)
-        throttles, removed, warnings = _wanted(book, levers, timing, now_ms)
+        throttles, removed, warnings = _wanted(book, levers, timing, now_ms, replace=replace)
         before, after = book.policy, with_throttles(book.policy, throttles, removed)
         at_ms = max([now_ms, *(t.starts_at_ms for t in throttles)])
         warnings += _not_enforced(book, throttles, at_ms)
@@ -137,7 +138,7 @@ _COUNTS = ("users", "cut_off", "asked", "served", "refused")
 
 
 def _wanted(
-    book: Reading, levers: Sequence[Lever], timing: Timing, now_ms: int
+    book: Reading, levers: Sequence[Lever], timing: Timing, now_ms: int, *, replace: bool
 ) -> tuple[list[Throttle], list[int], list[str]]:
     """The throttles that there would be, the ids of those that they replace, and what there
     is to say of it."""
@@ -150,7 +151,8 @@ def _wanted(
         elif found:
             ids = ", ".join(str(row["id"]) for row in found)
             removed += [row["id"] for row in found]
-            warnings.append(f"It would be in place of throttle {ids}: `on` needs --replace.")
+            needs = "" if replace else ": `on` needs --replace"
+            warnings.append(f"It would be in place of throttle {ids}{needs}.")
         throttle = wanted.throttle(book.policy, starts_at_ms, ends_at_ms)
         # Ids of their own, so that each is told from the others; none of a real one.
         throttles.append(changed(throttle, id=-1 - number))
@@ -211,6 +213,14 @@ def _rows(ground: Ground, sums: dict[Group, Sums]) -> list[TierOutlook]:
     return rows
 
 
+def _users(count: int) -> str:
+    return f"{count} {'user' if count == 1 else 'users'} {_are(count)}"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
 def _limits(ceilings: Sequence[Ceiling]) -> str:
     totals = [f"{c.amount_max}/{c.period} for all" for c in ceilings if c.shared]
     return ", ".join([limits_text(ceilings), *totals])
@@ -231,11 +241,14 @@ def _warn(
         if spares(throttle, tier, protected=False):
             users = sum(part.users for part in parts)
             ground.warnings.append(
-                f"{name[:1].upper()}{name[1:]} is protected: its {users} users are spared."
+                f"{name[:1].upper()}{name[1:]} is protected: its {_users(users)} spared."
             )
             continue
         if protected_users and not throttle.include_protected:
-            ground.warnings.append(f"{protected_users} users of {name} are protected and spared.")
+            many = "user" if protected_users == 1 else "users"
+            ground.warnings.append(
+                f"{protected_users} {many} of {name} {_are(protected_users)} protected and spared."
+            )
         for ceiling in own(after):
             if throttle.kind == "scale" and ceiling.base_max is None:
                 ground.warnings.append(

@@ -18,7 +18,7 @@ import pytest
 
 import quotactl
 from quotactl.engines.sqlite import backup as files
-from quotactl.errors import LedgerBusy
+from quotactl.errors import LedgerBusy, LedgerCorrupt
 
 HERE = Path(__file__).parent
 WORKER = HERE.parent / "processes" / "worker.py"
@@ -323,6 +323,21 @@ def test_a_backup_that_is_not_whole_is_refused_and_nothing_happens(cli: Any, dam
     assert cli(f"db restore {backup} --yes").code == 78
     assert cli.dump() == before
     assert not list(cli.path.parent.glob("*restor*"))
+
+
+def test_damage_that_shows_in_the_copy_is_told_of_the_backup(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup = made(cli)
+
+    def damaged(copy: files.Copy) -> list[str]:
+        raise LedgerCorrupt(f"{copy.path} is damaged: malformed", hint="restore a backup")
+
+    monkeypatch.setattr(files.Copy, "damage", damaged)
+    ran = cli(f"db restore {backup} --yes")
+    assert (ran.code, ran.err) == (
+        78, f"quotactl: {backup} is damaged: malformed; take another one\n",
+    )  # fmt: skip
 
 
 def test_a_backup_of_a_newer_version_is_refused_and_the_ledger_itself_is_none(cli: Any) -> None:

@@ -75,7 +75,7 @@ def test_preview_on_a_terminal_has_a_line_for_all_and_says_what_it_saves(cli: An
     assert ["free", "3/day", "1/day", "4", "4", "12", "4", "8"] in lines
     assert ["all", "4", "4", "12", "4", "8"] in lines
     assert max(len(line) for line in table.out.splitlines()) <= 80
-    assert "It would save 1 units an hour." in table.err
+    assert "It would save 1 unit an hour." in table.err
 
 
 @pytest.mark.parametrize(
@@ -304,6 +304,18 @@ def test_a_scheduled_throttle_begins_by_itself(cli: Any) -> None:
     assert "is scheduled" in ran.err
     assert "from 2025-03-27 18:00 CET until 2025-03-27 20:00 CET" in ran.err
     assert cli.json("throttle list")[0]["state"] == "scheduled"
+    table = cli.ok("throttle list -o table").out
+    assert "scheduled" in table and "2025-03-27 18:00 CET" in table
+    assert "T17:00:00Z" not in table
+    assert cli.ok("throttle list -o tsv").out.splitlines()[0].split("\t") == [
+        "id", "name", "what", "state", "starts_at", "ends_at", "reason",
+    ]  # fmt: skip
+    moved = cli.ok("throttle extend 1 --for 3h --reason x").err
+    assert "is on from 2025-03-27 18:00 CET until 2025-03-27 21:00 CET" in moved
+    cli.ok("throttle extend 1 --for 2h --reason x")
+    # One that is on now beside it.
+    shown = cli.ok("throttle show 1 -o table").out
+    assert "2025-03-27 20:00 CET" in shown and "Z" not in shown
     use(cli, ada=2)
     cli.later(hours=8)
     assert cli("consume ada image").code == 4
@@ -354,7 +366,7 @@ def test_status_mentions_an_end_that_time_brought(cli: Any) -> None:
     cli.later(hours=2)
     (ended,) = cli.json("status")["ended"]
     assert ended == {"id": 1, "name": "melt", "kind": "cap", "ended_at": "2025-03-27T10:00:00Z"}
-    assert "cap 1 (melt) at 2025-03-27 10:00Z" in cli.ok("status -o table").out
+    assert "throttle 1 (melt) at 11:00" in cli.ok("status -o table").out
     cli.later(days=1)
     assert cli.json("status")["ended"] == []
 

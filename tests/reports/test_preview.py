@@ -349,6 +349,9 @@ def test_what_a_throttle_is_in_place_of_is_said(tmp_path: Path) -> None:
         world.admin.throttle_on(cap="3/day", resources=["image"], reason="x")
         other = world.look(cap="2/day", resources=["image"])
         assert "needs --replace" in other.warnings[0]
+        going = [lever(cap="2/day", resources=["image"])]
+        told = preview(world.q.engine, world.q.now_ms(), going, replace=True).warnings[0]
+        assert told == "It would be in place of throttle 1."
         free = next(row for row in other.tiers if row.tier == "free")
         assert (free.limit, free.limit_under, free.served) == ("3/day", "2/day", 2)
         same = world.look(cap="3/day", resources=["image"])
@@ -367,7 +370,7 @@ def test_warnings_say_what_on_call_would_trip_over(tmp_path: Path) -> None:
         assert "10% of 5/day image rounds down to 0 for tier free; --floor 1" in told(scale=10)
         assert "rounds down" not in told(scale=10, floor=1)
         assert "Tier pro is protected: its 0 users are spared." in told(cap="1/day")
-        assert "1 users of tier free are protected and spared." in told(cap="1/day")
+        assert "1 user of tier free is protected and spared." in told(cap="1/day")
         spared = told(scale=10, include_protected=True)
         assert "image is unlimited for tier pro: a part of that is unlimited too" in spared
         assert "protected" not in spared
