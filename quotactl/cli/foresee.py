@@ -64,8 +64,8 @@ def preview(
     freeze_grants: FreezeGrants = False,
     include_protected: IncludeProtected = False,
     message: Message = None,
-    replace: Replace = False,  # noqa: ARG001 - preview takes what `on` takes
-    allow_impact: Annotated[bool, Option("--allow-impact", hidden=True)] = False,  # noqa: ARG001
+    replace: Replace = False,
+    allow_impact: Annotated[bool, Option("--allow-impact", hidden=True)] = False,  # noqa: ARG001 - preview takes what `on` takes
     reason: Reason = None,  # noqa: ARG001
     ticket: Ticket = None,  # noqa: ARG001
     day: Day = None,
@@ -100,7 +100,9 @@ def preview(
         message=message,
     )
     with opened() as q:
-        show(q, [wanted], Timing(at, duration, until, no_expiry), day=day, days=days)
+        show(
+            q, [wanted], Timing(at, duration, until, no_expiry), day=day, days=days, replace=replace
+        )
 
 
 def show(
@@ -110,6 +112,7 @@ def show(
     *,
     day: str | None = None,
     days: str | None = None,
+    replace: bool = False,
 ) -> None:
     """Show what throttles would do."""
     from quotactl.policy.notation import parse_amount
@@ -124,6 +127,7 @@ def show(
         timing,
         day=day,
         days=None if days is None else parse_amount(days, "days"),
+        replace=replace,
     )
     if this.output in {"json", "jsonl"}:
         this.emit(outlook)
@@ -144,15 +148,19 @@ def show(
         title=_title(outlook.first_day, outlook.last_day),
     )
     if outlook.saved_per_hour:
-        this.say(f"It would save {outlook.saved_per_hour} units an hour.")
+        this.say(f"It would save {_units(outlook.saved_per_hour)} an hour.")
     if outlook.peak_hour is not None:
         from quotactl.policy.notation import instant_text
 
         with q.engine.reading() as book:
             at = instant_text(to_ms(outlook.peak_hour), book.policy.calendar)
-        this.say(f"Most was asked for in the hour from {at}: {outlook.peak_asked} units.")
+        this.say(f"Most was asked for in the hour from {at}: {_units(outlook.peak_asked)}.")
     for warning in outlook.warnings:
         this.say(warning)
+
+
+def _units(count: int) -> str:
+    return f"{count} {'unit' if count == 1 else 'units'}"
 
 
 def solve(
@@ -196,7 +204,7 @@ def solve(
     from quotactl.reports.capacity import find_caps
 
     this = invocation()
-    with opened(notice=not apply) as q:
+    with opened(throttles=not apply) as q:
         fit, levers = find_caps(
             q.engine,
             q.now_ms(),
@@ -206,7 +214,9 @@ def solve(
             least=least or (),
             day=day,
             days=None if days is None else parse_amount(days, "days"),
+            replace=replace,
             before=["--db", this.ledger] if this.ledger else [],
+            after=_options(duration, until, reason, ticket, no_expiry=no_expiry, replace=replace),
         )
         if not apply:
             _show_fit(fit)
@@ -229,6 +239,24 @@ def solve(
             this.say(outcome.message)
             if outcome.changed:
                 this.say(f"undo: {undo('throttle', 'off', str(outcome.item['id']))}")
+
+
+def _options(
+    duration: str | None,
+    until: str | None,
+    reason: str | None,
+    ticket: str | None,
+    *,
+    no_expiry: bool,
+    replace: bool,
+) -> list[str]:
+    """The options that `throttle on` is to have as well."""
+    named = {"--for": duration, "--until": until, "--reason": reason, "--ticket": ticket}
+    flags = {"--no-expiry": no_expiry, "--replace": replace}
+    return [
+        *(word for option, text in named.items() if text is not None for word in (option, text)),
+        *(flag for flag, given in flags.items() if given),
+    ]
 
 
 def _show_fit(fit: Fit) -> None:

@@ -36,9 +36,12 @@ def init(
 
     import quotactl
     from quotactl.engines.opening import ledger_path
+    from quotactl.engines.sqlite.backup import shut_to_group
     from quotactl.ledger.views import Outcome
 
     this = invocation()
+    # Before the name, which an empty path has none to give.
+    ledger_path(path)
     with (
         quotactl.create(path, name=name, zone=zone, actor=this.actor, group=group) as q,
         q.engine.reading() as b,
@@ -46,6 +49,8 @@ def init(
         head = b.head
     item = {"path": str(Path(ledger_path(path)).absolute()), "name": head.name, "zone": head.zone}
     conclude(Outcome(True, f"ledger {head.name} made at {path}, days in {head.zone}", item))
+    if group is not None and (shut := shut_to_group(ledger_path(path))):
+        this.warn(f"{shut[0]}; {shut[1]}")
     this.say(
         "next:\n"
         f"  export QUOTACTL_DB={shlex.quote(item['path'])}\n"

@@ -22,22 +22,36 @@ _ALWAYS = ("allowed", "used", "remaining")
 
 
 @contextmanager
-def opened(*, notice: bool = True) -> Iterator[Ledger]:
+def opened(*, notice: bool = True, throttles: bool = True) -> Iterator[Ledger]:
     """Open the ledger that was named, for whoever acts.
 
     When all went well, one last line on stderr says that a throttle is on or enforcement
-    is not; `notice` False leaves it out, for what gateways and cron run.
+    is not; `notice` False leaves it out, for what gateways and cron run, and `throttles`
+    False that of a throttle, where the command has told of one.
     """
     import quotactl
 
     this = invocation()
     with quotactl.connect(this.db, actor=this.actor, warn=this.warn) as q:
         yield q
-        if notice and not this.quiet:
-            from quotactl.reports.listing import in_force
+        if notice:
+            note_in_force(q, throttles=throttles)
 
-            if text := in_force(q.engine, q.now_ms()):
-                this.say(text)
+
+def note_in_force(q: Ledger, *, throttles: bool = True) -> None:
+    """Say in one line what is out of the ordinary now, if anything is."""
+    this = invocation()
+    if this.quiet:
+        return
+    if not throttles:
+        # Before what is needed to tell of it is loaded: nearly always there is none.
+        with q.engine.reading() as book:
+            if not book.policy.enforcements:
+                return
+    from quotactl.reports.listing import in_force
+
+    if text := in_force(q.engine, q.now_ms(), throttles=throttles):
+        this.say(text)
 
 
 def person_is_watching() -> bool:

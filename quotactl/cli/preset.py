@@ -11,7 +11,7 @@ from quotactl.cli.declared import Argument, Noun, Option
 from quotactl.cli.invocation import invocation
 from quotactl.cli.levers import AllowImpact, Replace
 from quotactl.cli.options import For, NoExpiry, Reason, Ticket, Until
-from quotactl.cli.outcome import conclude, opened, person_is_watching, show, undo
+from quotactl.cli.outcome import conclude, note_in_force, opened, person_is_watching, show, undo
 from quotactl.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ def preview(
     duration: For = None,
     until: Until = None,
     no_expiry: NoExpiry = False,
-    replace: Replace = False,  # noqa: ARG001 - preview takes what `on` takes
-    allow_impact: Annotated[bool, Option("--allow-impact", hidden=True)] = False,  # noqa: ARG001
+    replace: Replace = False,
+    allow_impact: Annotated[bool, Option("--allow-impact", hidden=True)] = False,  # noqa: ARG001 - preview takes what `on` takes
     reason: Reason = None,  # noqa: ARG001
     ticket: Ticket = None,  # noqa: ARG001
     day: foresee.Day = None,
@@ -120,7 +120,7 @@ def preview(
         with q.engine.reading() as book:
             preset = preset_named(book, name)
         timing = Timing(None, duration, until, no_expiry)
-        foresee.show(q, preset.throttles, timing, day=day, days=days)
+        foresee.show(q, preset.throttles, timing, day=day, days=days, replace=replace)
         if preset.enforcement is not None:
             text = mode_text(preset.enforcement)
             invocation().say(f"This leaves out the preset's {text}, which would refuse nothing.")
@@ -163,6 +163,8 @@ def on(
         conclude(outcome, columns=_SWITCHED)
         if outcome.changed:
             invocation().say(f"undo: {undo('preset', 'off', name)}")
+        if outcome.changed and outcome.item["enforcement"] is None:
+            note_in_force(q, throttles=False)
 
 
 @app.command("off")

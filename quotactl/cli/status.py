@@ -64,6 +64,7 @@ def pause(seconds: float) -> None:
 
 
 def _show(this: Invocation, ledger: Ledger) -> None:
+    from quotactl.operations.switches import ENFORCEMENT_KINDS
     from quotactl.reports.status import left
     from quotactl.reports.status import status as report
 
@@ -82,8 +83,8 @@ def _show(this: Invocation, ledger: Ledger) -> None:
     }
     if state.ended:
         facts["ended"] = ", ".join(
-            f"{one.kind} {one.id}{f' ({one.name})' if one.name else ''} at "
-            f"{one.ended_at:%Y-%m-%d %H:%M}Z"
+            f"{'enforcement' if one.kind in ENFORCEMENT_KINDS else 'throttle'} "
+            f"{one.id}{f' ({one.name})' if one.name else ''} at {_since(one.ended_at, state)}"
             for one in state.ended
         )
     this.emit(facts, columns=list(facts))

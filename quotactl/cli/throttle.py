@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from quotactl.cli import aftermath, foresee
 from quotactl.cli.declared import Argument, Noun, Option
@@ -109,9 +109,9 @@ def on(
     timing = Timing(at, duration, until, no_expiry)
     if dry_run:
         with opened(notice=False) as q:
-            foresee.show(q, [wanted], timing)
+            foresee.show(q, [wanted], timing, replace=replace)
         return
-    with opened(notice=False) as q:
+    with opened(throttles=False) as q:
         (outcome,) = q.admin.pull(
             [wanted],
             timing,
@@ -170,7 +170,7 @@ def hold(
       quotactl throttle hold 42 --reason 'error rate rises again'
       quotactl throttle hold gpu-melt --for 2h --reason INC-9
     """
-    with opened(notice=False) as q:
+    with opened(throttles=False) as q:
         conclude(
             q.admin.throttle_hold(
                 throttle,
@@ -190,7 +190,7 @@ def resume(throttle: Throttle, reason: Reason = None, ticket: Ticket = None) -> 
     Examples:
       quotactl throttle resume 42 --reason 'error rate is fine'
     """
-    with opened(notice=False) as q:
+    with opened(throttles=False) as q:
         conclude(q.admin.throttle_resume(throttle, reason=reason, ticket=ticket))
 
 
@@ -203,13 +203,13 @@ def extend(
     reason: Reason = None,
     ticket: Ticket = None,
 ) -> None:
-    """Move the end of a throttle, later or earlier; --for counts from now.
+    """Move the end of a throttle, later or earlier; --for counts from now, or from a start to come.
 
     Examples:
       quotactl throttle extend 42 --for 2h --reason 'not over yet'
       quotactl throttle extend gpu-melt --until 'tomorrow 09:00' --reason INC-9
     """
-    with opened(notice=False) as q:
+    with opened(throttles=False) as q:
         conclude(
             q.admin.throttle_extend(
                 throttle,
@@ -235,13 +235,20 @@ def list_throttles(everything: All = False) -> None:
 
     with opened() as q:
         found = listing.throttles(q.engine, q.now_ms(), everything=everything)
-        state = ["state"] if everything else []
-        if invocation().output in {"json", "jsonl"}:
+        this = invocation()
+        if this.output in {"json", "jsonl"}:
             show(found, [])
             return
         # Fits into 80 columns, and reads as it is said.
-        rows = [{**worded(view, _WORDS), "what": describe(view)} for view in found]
-        show(rows, ["id", "name", "what", "ends_at", *state, "reason"])
+        rows = [
+            {**_local(worded(view, _WORDS), q), "what": describe(view), "state": view.state}
+            for view in found
+        ]
+        # On a terminal only where it says more than that all of them are on.
+        waiting = any(view.state == "scheduled" for view in found) or this.output != "table"
+        state = ["state"] if everything or waiting else []
+        start = ["starts_at"] if waiting else []
+        show(rows, ["id", "name", "what", *state, *start, "ends_at", "reason"])
 
 
 @app.command("show")
@@ -261,11 +268,28 @@ def show_throttle(throttle: Throttle) -> None:
         if this.output != "table":
             this.emit(facts)
             return
+        facts = _local(facts, q)
         del facts["steps"]
         this.emit({name: value for name, value in facts.items() if value not in (None, False)})
         if found.steps:
             this.write("\n")
             this.emit(_time_line(found, q), title="Steps")
+
+
+def _local(facts: dict[str, Any], q: Ledger) -> dict[str, Any]:
+    """The same; on a terminal with its moments as all that is said beside it has them."""
+    if invocation().output != "table":
+        return facts
+    from quotactl.policy.notation import instant_text, parse_rfc3339
+
+    with q.engine.reading() as book:
+        calendar = book.policy.calendar
+    return {
+        name: instant_text(parse_rfc3339(value), calendar)
+        if name.endswith("_at") and value not in (None, "never")
+        else value
+        for name, value in facts.items()
+    }
 
 
 def _time_line(view: SwitchView, q: Ledger) -> list[dict[str, str]]:

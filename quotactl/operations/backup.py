@@ -264,12 +264,17 @@ def restoring(db: str | Path, backup: str, now: datetime) -> Iterator[Restore]:
         except OSError as error:
             raise unusable(f"can't copy {backup} beside {path}", error) from None
         files.back_up(source, new, finished=True, shown=path)
-        with _copy(new, writable=True, older_too=True) as copy:
-            if damage := copy.damage():
-                raise LedgerCorrupt(f"{backup} is damaged: {damage[0]}", hint="take another one")
-            if schema < SCHEMA_VERSION:
-                copy.bring_up_to_date()
-        content = _checked(new, to_ms(now), source, "take another backup")
+        try:
+            with _copy(new, writable=True, older_too=True) as copy:
+                if damage := copy.damage():
+                    raise LedgerCorrupt(f"{backup} is damaged: {damage[0]}")
+                if schema < SCHEMA_VERSION:
+                    copy.bring_up_to_date()
+            content = _checked(new, to_ms(now), source, "take another one")
+        except LedgerCorrupt as error:
+            # Of the backup that was named, not of our copy of it.
+            told = error.message.replace(str(new), backup)
+            raise LedgerCorrupt(told, hint="take another one") from None
         yield Restore(path, source, new, schema, content)
 
 
@@ -301,7 +306,9 @@ def _target(path: Path, to: str | None) -> tuple[Path, Path | None]:
         return Path(to).parent, Path(to)
     folder = backup_folder(path) if to is None else Path(to)
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            files.share_folder_like(path, folder)
     except OSError as error:
         raise QuotaError(f"can't make {folder}: {error.strerror}") from None
     return folder, None

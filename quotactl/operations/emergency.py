@@ -224,6 +224,9 @@ class Emergency(Acts):
             if ends_at_ms is not None and ends_at_ms <= switch["starts_at_ms"]:
                 raise InvalidInput("the end lies before the start")
             until_text = ending(act, ends_at_ms)
+            if switch["starts_at_ms"] > act.now_ms:
+                at = instant_text(switch["starts_at_ms"], act.book.policy.calendar)
+                until_text = f"from {at} {until_text}"
             if ends_at_ms == switch["ends_at_ms"]:
                 view = switch_view(act.book, switch, act.now_ms)
                 message = f"throttle {title(switch)} is on {until_text} already"
@@ -279,7 +282,10 @@ class Emergency(Acts):
     def throttle_resume(
         self, throttle: int | str, *, reason: str | None = None, ticket: str | None = None
     ) -> Outcome:
-        """Go on with a ramp that was held: what was ahead then is as far ahead now."""
+        """Go on with a ramp that was held: what was ahead then is as far ahead now.
+
+        Where the end would lie before the last step, it moves by as much.
+        """
         with self._act(reason=reason, ticket=ticket, why_needed="resuming a ramp") as act:
             switch = _still_on(act, throttle)
             held_at_ms = switch["held_at_ms"]
@@ -299,8 +305,10 @@ class Emergency(Acts):
             if last.lifting:
                 ends_at_ms = last.at_ms
             elif ends_at_ms is not None and ends_at_ms <= last.at_ms:
-                # Else it would end before its last step.
-                ends_at_ms = last.at_ms + (late_ms or 1)
+                # Else it would end before its last step: later by what it was held for, and
+                # not before that step has had its time.
+                length_ms = steps[-1].at_ms - steps[-2].at_ms if len(steps) > 1 else late_ms
+                ends_at_ms = max(ends_at_ms + late_ms, last.at_ms + max(1, length_ms))
             changed = {"held_at_ms": None, "ends_at_ms": ends_at_ms}
             view = _change(act, "throttle.resume", switch, changed, before=before)
             step = moved[0]
@@ -402,7 +410,10 @@ def _told(act: Act, put: tuple[Row, list[Row]] | Outcome) -> Outcome:
     since = ""
     if switch["starts_at_ms"] > act.now_ms:
         since = f"from {instant_text(switch['starts_at_ms'], act.book.policy.calendar)} "
-    was = f", in place of {', '.join(str(r['id']) for r in replaced)}" if replaced else ""
+    was = ""
+    if replaced:
+        # Who takes back the new one may think that the old one is there again.
+        was = f", in place of {', '.join(str(r['id']) for r in replaced)}, for good"
     message = (
         f"throttle {title(switch)} is {view.state}: {describe(view)}, "
         f"{since}{ending(act, switch['ends_at_ms'])}{was}"

@@ -34,7 +34,7 @@ from quotactl.operations.switches import (
     whom,
 )
 from quotactl.policy.levers import EnforcementLever, Preset, scope_of
-from quotactl.policy.model import Scope, Throttle
+from quotactl.policy.model import Throttle
 from quotactl.policy.notation import check_name
 from quotactl.policy.window import to_ms
 
@@ -322,19 +322,12 @@ def _check_alone(act: Act, preset: Preset) -> None:
     book = act.book
     scopes = [one.scope(book.policy) for one in preset.throttles]
     for row in book.rows("switch", {"drill": 1, "ended_at_ms": None}):
-        if not over(row, act.now_ms) and any(_meet(book.scope_of(row), own) for own in scopes):
+        if not over(row, act.now_ms) and any(book.scope_of(row).meets(own) for own in scopes):
             raise Conflict(
                 f"a drill of preset {row['preset']!r} is on for some of the same, "
                 f"{ending(act, row['ends_at_ms'])}",
                 hint=f"to end it: quotactl preset off {row['preset']}",
             )
-
-
-def _meet(one: Scope, other: Scope) -> bool:
-    def shared(a: frozenset[int] | None, b: frozenset[int] | None) -> bool:
-        return a is None or b is None or bool(a & b)
-
-    return shared(one.resource_ids, other.resource_ids) and shared(one.tier_ids, other.tier_ids)
 
 
 @contextmanager

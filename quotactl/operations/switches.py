@@ -263,8 +263,8 @@ def facts(book: Reading, switch: Row) -> dict[str, Any]:
 
 
 def span_text(ms: int) -> str:
-    """A span for people, to the minute: `2h30m`."""
-    return duration_text(max(60_000, ms - ms % 60_000))
+    """A span for people, to the minute: `2h30m`; a shorter one in seconds."""
+    return duration_text(ms - ms % 60_000 if ms >= 60_000 else max(1000, ms))
 
 
 def _names(ids: frozenset[int] | None, name_of: Callable[[int], str]) -> tuple[str, ...] | None:

@@ -87,6 +87,16 @@ class Scope:
     def covers_resource(self, resource_id: int) -> bool:
         return self.resource_ids is None or resource_id in self.resource_ids
 
+    def meets(self, other: Scope) -> bool:
+        """Whether something is in both."""
+        return all(
+            mine is None or theirs is None or bool(mine & theirs)
+            for mine, theirs in (
+                (self.resource_ids, other.resource_ids),
+                (self.tier_ids, other.tier_ids),
+            )
+        )
+
 
 @frozen
 class Step:

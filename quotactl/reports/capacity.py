@@ -13,14 +13,14 @@ from quotactl.ledger.values import View
 from quotactl.policy.foresight import (
     NO_LIMIT,
     Demand,
-    ceilings_of,
     day_ceiling,
     own,
     served_in_shorter,
     served_of_user,
+    with_throttles,
 )
 from quotactl.policy.levers import Lever, lever
-from quotactl.policy.model import Limit, Resource, Tier
+from quotactl.policy.model import Limit, Policy, Resource, Tier
 from quotactl.policy.notation import instant_text, limit_text, parse_assignment, parse_limit
 from quotactl.policy.resolve import Ceiling
 from quotactl.policy.solve import solve
@@ -30,6 +30,10 @@ from quotactl.reports.what_if import Ground, Group, users_of
 
 if TYPE_CHECKING:
     from quotactl.ledger.engine import Engine, Reading
+
+
+# Units that one user would take → how many users would, by tier.
+Window = dict[str, dict[int, int]]
 
 
 @frozen
@@ -65,7 +69,9 @@ def find_caps(
     least: Sequence[str] = (),
     day: str | None = None,
     days: int | None = None,
+    replace: bool = False,
     before: Sequence[str] = (),
+    after: Sequence[str] = (),
 ) -> tuple[Fit, list[Lever]]:
     """The largest caps that fit into `capacity` (`40k/day`), and the throttles they are.
 
@@ -73,8 +79,10 @@ def find_caps(
     limit; tiers to `protect`, and those that are protected anyway, come first, and users
     who are protected one by one have what they ask for. `least` are as `free=1/day`.
     Demand is what was used plus granted plus denied, per user and window, as far as the
-    user's own limits go; each window is looked at by itself. `before` are global options
-    for the command. Conflict where nothing is known of the windows.
+    user's own limits go; each window is looked at by itself. Throttles that are on stay
+    so, but with `replace` those that the new ones would be in place of. `before` are global
+    options for the command, `after` those that `throttle on` is to have. Conflict where
+    nothing is known of the windows.
     """
     whole = _one_limit("capacity", capacity)
     assert whole.amount_max is not None
@@ -88,36 +96,31 @@ def find_caps(
         minima = dict(_least(text, whole.period) for text in least)
         for name in minima:
             policy.tier_named(name)
-        ground = _ground(book, what, span, whole.period, now_ms)
-        windows, asked = _windows(ground, span, whole.period)
-        known = any(histogram for window in windows for histogram in window.values())
-        if asked and not known and ground.starts[0] < book.head.checkpoint_at_ms:
-            raise Conflict(
-                f"what was asked for per {whole.period} on these days is not known",
-                hint=f"its entries are pruned: {_kept(ground)}; --capacity N/day needs none",
+        replaced = _like(policy, what, whole.period, None) if replace else frozenset()
+        while True:
+            without = with_throttles(policy, (), replaced)
+            ground = _ground(book, without, what, span, whole.period, now_ms)
+            windows, asked = _windows(ground, span, whole.period)
+            _check_known(ground, windows, whole.period, asked)
+            found = solve(
+                windows,
+                whole.amount_max,
+                protected=frozenset(first),
+                # Users who are protected one by one are spared by every cap on their tier.
+                least=minima
+                | {
+                    _name(tier, 1): NO_LIMIT
+                    for tier in [None, *policy.tiers.values()]
+                    if tier is None or not tier.protected
+                },
             )
-        found = solve(
-            windows,
-            whole.amount_max,
-            protected=frozenset(first),
-            # Users who are protected one by one are spared by every cap on their tier.
-            least=minima
-            | {
-                _name(tier, 1): NO_LIMIT
-                for tier in [None, *policy.tiers.values()]
-                if tier is None or not tier.protected
-            },
-        )
-        caps: dict[str, int | None] = {}
-        for tier in policy.tiers.values():
-            if what.id not in tier.limits and not any(w.get(tier.name) for w in windows):
-                continue
-            cap = found.caps.get(tier.name)
-            limit = _most(ceilings_of(policy, tier, what, now_ms), whole.period)
-            # Users with overrides of their own may take more than their tier's limit.
-            taken = max((units for w in windows for units in w[tier.name]), default=0)
-            caps[tier.name] = None if cap is None or cap >= max(limit, taken) else cap
-        levers = _levers(what, whole.period, caps, guarded)
+            caps = _caps(ground, whole.period, windows, found.caps)
+            levers = _levers(what, whole.period, caps, guarded)
+            # Only those go whose targets are those of a cap that was found; the others stay.
+            gone = replaced & _like(policy, what, whole.period, levers)
+            if gone == replaced:
+                break
+            replaced = gone
         return (
             Fit(
                 fits=found.fits,
@@ -129,15 +132,21 @@ def find_caps(
                 caps=caps,
                 short_by=found.short_by,
                 days=len(span.dates()),
-                command=command_of(levers, whole, *before) if levers else None,
+                command=command_of(levers, whole, *before, after=after) if levers else None,
                 warnings=tuple(dict.fromkeys(ground.warnings)),
             ),
             levers,
         )
 
 
-def command_of(levers: Sequence[Lever], capacity: Limit, *before: str) -> str:
-    """The command line that puts such throttles on; `before` are global options."""
+def command_of(
+    levers: Sequence[Lever], capacity: Limit, *before: str, after: Sequence[str] = ()
+) -> str:
+    """The command line that puts such throttles on; `before` are global options, `after`
+    those of `throttle on` that are to be kept, the reason for one."""
+    options = [*after]
+    if "--reason" not in options:
+        options += ["--reason", f"to fit into {capacity}"]
     lines = []
     for one in levers:
         words = ["quotactl", *before, "throttle", "on"]
@@ -147,7 +156,7 @@ def command_of(levers: Sequence[Lever], capacity: Limit, *before: str) -> str:
         words += ["--cap", str(one.limit)]
         if one.include_protected:
             words += ["--include-protected", "--allow-impact"]
-        lines.append(shlex.join([*words, "--reason", f"to fit into {capacity}"]))
+        lines.append(shlex.join([*words, *options]))
     return " && ".join(lines)
 
 
@@ -170,18 +179,16 @@ def _levers(
     ]
 
 
-def _windows(
-    ground: Ground, span: Span, period: Period
-) -> tuple[list[dict[str, dict[int, int]]], int]:
+def _windows(ground: Ground, span: Span, period: Period) -> tuple[list[Window], int]:
     """Each window's histogram by tier: units that a user would take → users. And what was
     asked for in all."""
     policy = ground.before
-    empty: dict[str, dict[int, int]] = {
+    empty: Window = {
         _name(tier, protected): {}
         for tier in [None, *policy.tiers.values()]
         for protected in (0, 1)
     }
-    windows: dict[int, dict[str, dict[int, int]]] = {}
+    windows: dict[int, Window] = {}
     asked_in_all = 0
 
     def add(start: int, tier: Tier | None, protected: int, units: int, users: int) -> None:
@@ -277,11 +284,54 @@ def _spans(book: Reading, span: Span, period: Period) -> dict[int, list[int]]:
     return found
 
 
-def _ground(book: Reading, resource: Resource, span: Span, period: Period, now_ms: int) -> Ground:
+def _ground(
+    book: Reading, policy: Policy, resource: Resource, span: Span, period: Period, now_ms: int
+) -> Ground:
     """The demand of the windows that a span lies in, under the limits and throttles of now."""
     starts = sorted({day for days in _spans(book, span, period).values() for day in days})
-    policy = book.policy
     return Ground(book, resource, policy, policy, (), starts, now_ms, now_ms).loaded()
+
+
+def _like(
+    policy: Policy, resource: Resource, period: Period, levers: Sequence[Lever] | None
+) -> frozenset[int]:
+    """The caps of a period that are on for a resource alone: which a cap on the same tiers
+    would be in place of. With `levers` only those on the tiers of one of them."""
+    scopes = None if levers is None else {one.scope(policy) for one in levers}
+    return frozenset(
+        throttle.id
+        for throttle in policy.throttles
+        if throttle.kind == "cap"
+        and throttle.period == period
+        and not throttle.drill
+        and throttle.scope.resource_ids == frozenset({resource.id})
+        and (scopes is None or throttle.scope in scopes)
+    )
+
+
+def _check_known(ground: Ground, windows: Sequence[Window], period: Period, asked: int) -> None:
+    known = any(histogram for window in windows for histogram in window.values())
+    if asked and not known and ground.starts[0] < ground.book.head.checkpoint_at_ms:
+        raise Conflict(
+            f"what was asked for per {period} on these days is not known",
+            hint=f"its entries are pruned: {_kept(ground)}; --capacity N/day needs none",
+        )
+
+
+def _caps(
+    ground: Ground, period: Period, windows: Sequence[Window], found: Mapping[str, int | None]
+) -> dict[str, int | None]:
+    """The caps that are needed, by tier, and None for one that is not."""
+    caps: dict[str, int | None] = {}
+    for tier in ground.before.tiers.values():
+        taken = [units for window in windows for units in window[tier.name]]
+        if ground.resource.id not in tier.limits and not taken:
+            continue
+        cap = found.get(tier.name)
+        limit = _most(ground.ceilings(tier, protected=False)[0], period)
+        # Users with overrides of their own may take more than their tier's limit.
+        caps[tier.name] = None if cap is None or cap >= max(limit, *taken, 0) else cap
+    return caps
 
 
 def _kept(ground: Ground) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from quotactl.engines.opening import ledger_path, open_engine
 from quotactl.engines.schema import SCHEMA_VERSION
+from quotactl.engines.sqlite import backup as files
 from quotactl.engines.sqlite.door import SqliteEngine
 from quotactl.errors import NotFound, QuotaError
 from quotactl.frozen import frozen
@@ -145,6 +146,8 @@ def _folder(path: Path) -> Iterator[Checked]:
             f"{folder} can be written by everybody: anyone can replace the ledger",
             f"chmod o-w {folder}",
         )
+    elif shut := files.shut_to_group(path):
+        yield Checked("folder", "bad", *shut)
     else:
         yield Checked("folder", "fine", f"{folder} can be written")
 

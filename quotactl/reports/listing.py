@@ -238,11 +238,14 @@ def throttle_detail(engine: Engine, which: str, now_ms: int) -> SwitchView:
         return switch_view(book, find_switch(book, which, THROTTLE_KINDS, now_ms), now_ms)
 
 
-def in_force(engine: Engine, now_ms: int) -> str | None:
-    """One line about what is out of the ordinary now: throttles on, enforcement not."""
+def in_force(engine: Engine, now_ms: int, *, throttles: bool = True) -> str | None:
+    """One line about what is out of the ordinary now: throttles on, enforcement not.
+
+    `throttles` False leaves those out, where the command itself has told of one.
+    """
     with engine.reading() as book:
         switches: list[Throttle | Enforcement] = [
-            *book.policy.throttles,
+            *(book.policy.throttles if throttles else ()),
             *book.policy.enforcements,
         ]
         # A drill denies nothing, so nothing is out of the ordinary with one.

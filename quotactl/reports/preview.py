@@ -14,6 +14,7 @@ from quotactl.frozen import changed, frozen
 from quotactl.ledger.values import View
 from quotactl.ledger.views import Outcome
 from quotactl.operations.emergency import Timing, in_the_way, when
+from quotactl.operations.switches import describe, switch_view
 from quotactl.policy.foresight import (
     limits_text,
     own,
@@ -84,19 +85,21 @@ def preview(
     *,
     day: str | None = None,
     days: int | None = None,
+    replace: bool = False,
 ) -> Outlook:
     """What throttles would have done to the demand of some days: today so far, unless told.
 
     Demand is what was used, after refunds, plus granted plus denied, per user and window;
     served is the smaller of that and the ceiling. Tiers and limits are those of now, and
-    of a ramp it is the first step.
+    of a ramp it is the first step. Without `replace` it warns of what needs that.
     """
     timing = timing or Timing()
     with engine.reading() as book:
         span = span_of(book, now_ms, day=day, days=days)
-        throttles, removed, warnings = _wanted(book, levers, timing, now_ms)
+        throttles, removed, warnings = _wanted(book, levers, timing, now_ms, replace=replace)
         before, after = book.policy, with_throttles(book.policy, throttles, removed)
         at_ms = max([now_ms, *(t.starts_at_ms for t in throttles)])
+        warnings += _not_enforced(book, throttles, at_ms)
         windows = [window_of(book, on) for on in span.dates()]
         starts = [w.starts_at_ms for w in windows if w.reset_at_ms > w.starts_at_ms]
         rows: list[TierOutlook] = []
@@ -135,7 +138,7 @@ _COUNTS = ("users", "cut_off", "asked", "served", "refused")
 
 
 def _wanted(
-    book: Reading, levers: Sequence[Lever], timing: Timing, now_ms: int
+    book: Reading, levers: Sequence[Lever], timing: Timing, now_ms: int, *, replace: bool
 ) -> tuple[list[Throttle], list[int], list[str]]:
     """The throttles that there would be, the ids of those that they replace, and what there
     is to say of it."""
@@ -148,7 +151,8 @@ def _wanted(
         elif found:
             ids = ", ".join(str(row["id"]) for row in found)
             removed += [row["id"] for row in found]
-            warnings.append(f"It would be in place of throttle {ids}: `on` needs --replace.")
+            needs = "" if replace else ": `on` needs --replace"
+            warnings.append(f"It would be in place of throttle {ids}{needs}.")
         throttle = wanted.throttle(book.policy, starts_at_ms, ends_at_ms)
         # Ids of their own, so that each is told from the others; none of a real one.
         throttles.append(changed(throttle, id=-1 - number))
@@ -161,6 +165,26 @@ def _wanted(
             at = instant_text(starts_at_ms, book.policy.calendar)
             warnings.append(f"It would begin at {at}.")
     return throttles, removed, warnings
+
+
+def _not_enforced(book: Reading, throttles: Sequence[Throttle], at_ms: int) -> list[str]:
+    """That nothing is refused, where enforcement is not on for some of the same."""
+    warnings = []
+    for mode in book.policy.enforcements:
+        if not (
+            mode.starts_at_ms <= at_ms and (mode.ends_at_ms is None or at_ms < mode.ends_at_ms)
+        ):
+            continue
+        if any(mode.scope.meets(throttle.scope) for throttle in throttles):
+            (row,) = book.rows("switch", {"id": mode.id})
+            end = "for good"
+            if mode.ends_at_ms is not None:
+                end = f"until {instant_text(mode.ends_at_ms, book.policy.calendar)}"
+            warnings.append(
+                f"Enforcement is {describe(switch_view(book, row, at_ms))}, {end}: "
+                "there nothing is refused."
+            )
+    return warnings
 
 
 def _rows(ground: Ground, sums: dict[Group, Sums]) -> list[TierOutlook]:
@@ -189,6 +213,14 @@ def _rows(ground: Ground, sums: dict[Group, Sums]) -> list[TierOutlook]:
     return rows
 
 
+def _users(count: int) -> str:
+    return f"{count} {'user' if count == 1 else 'users'} {_are(count)}"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
 def _limits(ceilings: Sequence[Ceiling]) -> str:
     totals = [f"{c.amount_max}/{c.period} for all" for c in ceilings if c.shared]
     return ", ".join([limits_text(ceilings), *totals])
@@ -209,11 +241,14 @@ def _warn(
         if spares(throttle, tier, protected=False):
             users = sum(part.users for part in parts)
             ground.warnings.append(
-                f"{name[:1].upper()}{name[1:]} is protected: its {users} users are spared."
+                f"{name[:1].upper()}{name[1:]} is protected: its {_users(users)} spared."
             )
             continue
         if protected_users and not throttle.include_protected:
-            ground.warnings.append(f"{protected_users} users of {name} are protected and spared.")
+            many = "user" if protected_users == 1 else "users"
+            ground.warnings.append(
+                f"{protected_users} {many} of {name} {_are(protected_users)} protected and spared."
+            )
         for ceiling in own(after):
             if throttle.kind == "scale" and ceiling.base_max is None:
                 ground.warnings.append(

@@ -300,7 +300,7 @@ def test_throttle_on_echoes_its_end_and_prints_the_undo(cli: Any) -> None:
     assert cli.ok("throttle list -o table").out == (
         "id  name      what                        ends_at               reason\n"
         "────────────────────────────────────────────────────────────────────────────────\n"
-        " 1  gpu-melt  cap 1/day for tier free,    2025-03-27T15:00:00Z  GPUs are melting\n"
+        " 1  gpu-melt  cap 1/day for tier free,    2025-03-27 16:00 CET  GPUs are melting\n"
         "              image\n"
     )
     undo = ran.err.splitlines()[1].removeprefix("undo: quotactl ")
@@ -334,7 +334,7 @@ def test_a_throttle_is_replaced_and_extended(cli: Any) -> None:
     on = "throttle on --resource image --tier free --reason x"
     cli.ok(f"{on} --cap 2/day")
     ran = cli.ok(f"{on} --cap 1/day --replace --until 18:00")
-    assert "until 2025-03-27 18:00 CET, in place of 1" in ran.err
+    assert "until 2025-03-27 18:00 CET, in place of 1, for good" in ran.err
     extended = cli.json("throttle extend 2 --until 'tomorrow 09:00' --reason y")
     assert extended["ends_at"] == "2025-03-28T08:00:00Z"
 

@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 
 import quotactl
+from quotactl.engines.schema import SCHEMA_VERSION
 from quotactl.engines.sqlite import backup as files
-from quotactl.errors import LedgerBusy
+from quotactl.engines.sqlite.whole import publish
+from quotactl.errors import LedgerBusy, LedgerCorrupt
 from quotactl.operations import audit
 
 HERE = Path(__file__).parent
@@ -112,7 +114,10 @@ def test_a_backup_changes_nothing_not_even_the_audit(cli: Any) -> None:
 
 def test_a_backup_is_as_open_to_the_group_as_the_ledger(cli: Any) -> None:
     cli.path.chmod(0o664)
-    assert made(cli).stat().st_mode & 0o777 == 0o660
+    backup = made(cli)
+    assert backup.stat().st_mode & 0o777 == 0o660
+    # And its folder is: else nobody of the group could get at it, or make another.
+    assert backup.parent.stat().st_mode & 0o7777 == 0o2770
 
 
 def test_two_in_one_second_have_two_names_and_a_named_file_is_not_overwritten(
@@ -126,6 +131,19 @@ def test_two_in_one_second_have_two_names_and_a_named_file_is_not_overwritten(
     assert named.read_text() == "precious"
     assert cli("db backup none/mine.db").code == 6
     assert cli("db backup other.db").code == 0
+
+
+def test_a_name_that_another_run_takes_meanwhile_is_not_taken_twice(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def late(temporary: Path, final: Path) -> None:
+        if final.name.endswith("00Z.backup"):
+            final.write_text("the other run's")
+        publish(temporary, final)
+
+    monkeypatch.setattr("quotactl.operations.backup.publish", late)
+    assert made(cli).name == "prod.db-20250327T090000Z-2.backup"
 
 
 def test_the_newest_are_kept_and_only_backups_of_this_ledger_go(cli: Any) -> None:
@@ -359,6 +377,21 @@ def test_a_backup_that_is_not_whole_is_refused_and_nothing_happens(cli: Any, dam
     assert not list(cli.path.parent.glob("*restor*"))
 
 
+def test_damage_that_shows_in_the_copy_is_told_of_the_backup(
+    cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup = made(cli)
+
+    def damaged(copy: files.Copy) -> list[str]:
+        raise LedgerCorrupt(f"{copy.path} is damaged: malformed", hint="restore a backup")
+
+    monkeypatch.setattr(files.Copy, "damage", damaged)
+    ran = cli(f"db restore {backup} --yes")
+    assert (ran.code, ran.err) == (
+        78, f"quotactl: {backup} is damaged: malformed; take another one\n",
+    )  # fmt: skip
+
+
 def test_a_backup_of_a_newer_version_is_refused_and_the_ledger_itself_is_none(cli: Any) -> None:
     backup = made(cli)
     with closing(sqlite3.connect(backup)) as connection:
@@ -374,7 +407,7 @@ def test_a_backup_of_an_older_version_is_restored_and_brought_up_to_date(cli: An
     shutil.copy(HERE.parent / "packaging" / "schema1.db", older)
     before = older.read_bytes()
     told = cli.json(f"db restore {older} --yes")
-    assert (told["schema_before"], told["schema"]) == (1, 2)
+    assert (told["schema_before"], told["schema"]) == (1, SCHEMA_VERSION)
     assert cli("db verify").code == 0
     assert older.read_bytes() == before
 

@@ -119,6 +119,17 @@ def test_who_may_only_read_reads_and_leaves_no_trace(path: Path) -> None:
     assert everything(path.parent) == before
 
 
+def test_who_may_only_read_makes_a_backup_elsewhere(path: Path, tmp_path: Path) -> None:
+    before = everything(path.parent)
+    ran = run(f"db backup {tmp_path}/copy.db", path)
+    assert ran.returncode == 0, ran
+    assert everything(path.parent) == before
+    with quotactl.connect(tmp_path / "copy.db") as q:
+        assert q.check(user="ada", resource="image").used == 1
+    ran = run("db backup", path)
+    assert (ran.returncode, len(ran.stderr.splitlines())) == (1, 1), ran
+
+
 def test_who_may_only_read_is_refused_a_write_in_one_line(path: Path) -> None:
     for words in (
         "consume ada image",
@@ -292,6 +303,26 @@ def test_init_for_a_group_lets_it_have_everything_whatever_the_umask(tmp_path: P
         assert modes(tmp_path / "a.db") == {(0o660, group)}
     finally:
         os.umask(before)
+
+
+def test_a_group_that_may_not_write_the_folder_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    group = some_group()
+    tmp_path.chmod(0o750)
+    assert main(["init", str(tmp_path / "a.db"), "--group", str(group), "-q"]) == 0
+    said = capsys.readouterr().err
+    assert said == (
+        f"warning: {tmp_path} can't be written by group {group}: SQLite needs to, beside the "
+        f"ledger; chgrp {group} {tmp_path} && chmod g+rwxs {tmp_path}\n"
+    )
+    assert main(["doctor", "--db", str(tmp_path / "a.db")]) == 8
+    assert "can't be written by group" in capsys.readouterr().out
+    os.chown(tmp_path, -1, group)
+    tmp_path.chmod(0o2770)
+    assert main(["doctor", "--db", str(tmp_path / "a.db"), "-q"]) == 0
+    assert main(["init", str(tmp_path / "b.db"), "--group", str(group), "-q"]) == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes somebody else")

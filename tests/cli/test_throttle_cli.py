@@ -75,7 +75,7 @@ def test_preview_on_a_terminal_has_a_line_for_all_and_says_what_it_saves(cli: An
     assert ["free", "3/day", "1/day", "4", "4", "12", "4", "8"] in lines
     assert ["all", "4", "4", "12", "4", "8"] in lines
     assert max(len(line) for line in table.out.splitlines()) <= 80
-    assert "It would save 1 units an hour." in table.err
+    assert "It would save 1 unit an hour." in table.err
 
 
 @pytest.mark.parametrize(
@@ -122,6 +122,23 @@ def test_solve_gives_the_number_and_the_command_that_applies_it(cli: Any) -> Non
     )
     cli.ok(found["command"].removeprefix("quotactl ") + " --yes")
     assert cli("check cyd image").code == 4
+
+
+def test_the_command_that_solve_prints_keeps_what_on_would_be_told(cli: Any) -> None:
+    use(cli, ada=3, bob=3, cyd=2)
+    solve = "throttle solve --capacity 6/day --resource image"
+    kept = "--for 3h --reason 'GPUs melt' --ticket INC-9 --replace"
+    command = cli.json(f"{solve} {kept}")["command"]
+    assert command == (
+        f"quotactl throttle on --resource image --tier free --tier plus --cap 2/day {kept}"
+    )
+    for end in ("--until 18:00", "--no-expiry"):
+        assert end in cli.json(f"{solve} {end}")["command"]
+    cli.ok(command.removeprefix("quotactl ") + " --yes")
+    made = cli.json("throttle show 1")
+    assert (made["ends_at"], made["reason"], made["ticket"]) == (
+        "2025-03-27T12:00:00Z", "GPUs melt", "INC-9",
+    )  # fmt: skip
 
 
 def test_solve_says_by_how_much_the_least_does_not_fit(cli: Any) -> None:
@@ -287,6 +304,18 @@ def test_a_scheduled_throttle_begins_by_itself(cli: Any) -> None:
     assert "is scheduled" in ran.err
     assert "from 2025-03-27 18:00 CET until 2025-03-27 20:00 CET" in ran.err
     assert cli.json("throttle list")[0]["state"] == "scheduled"
+    table = cli.ok("throttle list -o table").out
+    assert "scheduled" in table and "2025-03-27 18:00 CET" in table
+    assert "T17:00:00Z" not in table
+    assert cli.ok("throttle list -o tsv").out.splitlines()[0].split("\t") == [
+        "id", "name", "what", "state", "starts_at", "ends_at", "reason",
+    ]  # fmt: skip
+    moved = cli.ok("throttle extend 1 --for 3h --reason x").err
+    assert "is on from 2025-03-27 18:00 CET until 2025-03-27 21:00 CET" in moved
+    cli.ok("throttle extend 1 --for 2h --reason x")
+    # One that is on now beside it.
+    shown = cli.ok("throttle show 1 -o table").out
+    assert "2025-03-27 20:00 CET" in shown and "Z" not in shown
     use(cli, ada=2)
     cli.later(hours=8)
     assert cli("consume ada image").code == 4
@@ -337,7 +366,7 @@ def test_status_mentions_an_end_that_time_brought(cli: Any) -> None:
     cli.later(hours=2)
     (ended,) = cli.json("status")["ended"]
     assert ended == {"id": 1, "name": "melt", "kind": "cap", "ended_at": "2025-03-27T10:00:00Z"}
-    assert "cap 1 (melt) at 2025-03-27 10:00Z" in cli.ok("status -o table").out
+    assert "throttle 1 (melt) at 11:00" in cli.ok("status -o table").out
     cli.later(days=1)
     assert cli.json("status")["ended"] == []
 
@@ -388,3 +417,25 @@ def test_the_audit_of_a_ramp_says_what_was_before_and_what_is_after(cli: Any) ->
     (row,) = [a for a in cli.json("audit list") if a["action"] == "throttle.resume"]
     assert [step["percent"] for step in row["before"]["steps"]] == [50, 60]
     assert [step["percent"] for step in row["after"]["steps"]] == [50, 60, 100]
+
+
+def test_a_throttle_that_refuses_nothing_since_enforcement_is_not_on_says_so(cli: Any) -> None:
+    cli.ok("consume ada image 2")
+    cli.ok("enforcement shadow --for 4h --reason watching")
+    note = "note: enforcement is shadow for all tiers, all resources, until 2025-03-27 14:00 CET\n"
+    ran = cli.ok("throttle on --cap 1/day --resource image --yes --reason x")
+    assert ran.err.endswith(f"undo: quotactl throttle off 2 --reason over\n{note}")
+    assert cli.ok("throttle extend 2 --for 3h --reason x").err.endswith(note)
+    told = cli.json("throttle preview --cap 0/day --resource image --tier free")["warnings"]
+    assert told[0] == (
+        "Enforcement is shadow for all tiers, all resources, until 2025-03-27 14:00 CET: "
+        "there nothing is refused."
+    )
+    cli.ok("enforcement shadow --tier plus --for 4h --reason watching")
+    cli.ok("enforcement on --reason seen")
+    assert (
+        "note" not in cli.ok("throttle on --cap 0/day --resource image --replace -y --reason x").err
+    )
+    cli.ok("enforcement off --tier plus --for 4h --reason watching")
+    told = cli.json("throttle preview --cap 0/day --resource image --tier free")["warnings"]
+    assert not any("Enforcement" in line for line in told)

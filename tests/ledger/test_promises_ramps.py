@@ -307,6 +307,23 @@ def test_a_ramp_that_goes_on_late_still_reaches_its_last_step(world: World, late
 
 
 @pytest.mark.parametrize(
+    ("hold", "minutes", "ends_at"),
+    [
+        ({}, 10, "2025-03-27T11:00:00Z"),  # its last step has some time left
+        ({}, 40, "2025-03-27T11:40:00Z"),  # as long as it was held
+        ({"duration": "10m"}, 5, "2025-03-27T11:05:00Z"),  # its last step has its time
+    ],
+)
+def test_the_end_of_a_ramp_that_goes_on_late_lies_behind_its_last_step(
+    world: World, hold: dict[str, Any], minutes: int, ends_at: str
+) -> None:
+    throttle_id = world.throttle(cap="50/day", ramp="10%,25%,50%,100%", every="30m")
+    world.admin.throttle_hold(throttle_id, reason="errors", **hold)
+    world.later(minutes=minutes)
+    assert world.admin.throttle_resume(throttle_id, reason="fine").item["ends_at"] == ends_at
+
+
+@pytest.mark.parametrize(
     ("how", "ends_at"),
     [
         ({}, "2025-03-27T14:00:00Z"),

@@ -34,6 +34,7 @@ from quotactl.engines.sqlite import door
 from quotactl.engines.sqlite.book import Book
 from quotactl.engines.sqlite.door import SqliteEngine
 from quotactl.engines.sqlite.queue import Turnstile
+from quotactl.ledger.loaded import Asked
 
 
 class Act(NamedTuple):
@@ -54,15 +55,15 @@ class Act(NamedTuple):
 class Watched(SqliteEngine):
     """Notes when the turn came and when the commit began and ended."""
 
-    def _begin(self) -> Book:
-        book = super()._begin()
+    def _begin_writing(self, asked: Asked | None) -> Book:
+        book = super()._begin_writing(asked)
         self.turn = time.monotonic()
         return book
 
-    def _commit(self) -> None:
+    def _commit(self, begun: object) -> None:
         before = self.path.stat().st_mtime_ns
         self.commit = time.monotonic()
-        super()._commit()
+        super()._commit(begun)
         self.committed = time.monotonic()
         self.written_back = self.path.stat().st_mtime_ns != before
 

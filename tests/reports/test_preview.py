@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import quotactl
 from quotactl import Conflict
+from quotactl.operations.emergency import Timing
 from quotactl.policy.levers import lever
 from quotactl.reports.capacity import Fit, find_caps
 from quotactl.reports.preview import Outlook, preview
@@ -227,6 +228,31 @@ def test_users_protected_one_by_one_in_a_protected_tier_are_capped_with_it(tmp_p
         assert under.total.served == 10
 
 
+def test_what_a_solved_cap_replaces_is_not_taken_for_given(tmp_path: Path) -> None:
+    world = World(tmp_path / "l.db")
+    with world.q:
+        world.admin.set_limits(tier="free", limits={"image": "9/day"})
+        for name in ("u0", "u1", "u2"):
+            world.ask(name, 8, 0)
+        world.admin.throttle_on(cap="1/day", resources=["image"], tiers=["free"], reason="x")
+        assert solved(world, "12/day").served == 3
+        fit, levers = find_caps(
+            world.q.engine, world.q.now_ms(), capacity="12/day", resource="image", replace=True
+        )
+        # For other tiers too, so the one that is on is not what it would be in place of.
+        assert (fit.served, fit.caps["free"], levers) == (3, None, [])
+        world.admin.throttle_on(
+            cap="1/day", resources=["image"], tiers=["free", "plus"], reason="x"
+        )
+        world.admin.throttle_off(1, reason="x")
+        fit, levers = find_caps(
+            world.q.engine, world.q.now_ms(), capacity="12/day", resource="image", replace=True
+        )
+        assert (fit.served, fit.caps["free"]) == (12, 4)
+        world.admin.pull(levers, Timing(), replace=True, reason="x")
+        assert world.q.check(user="u9", resource="image").limit == 4
+
+
 def test_a_cap_a_week_is_under_what_each_day_allows(tmp_path: Path) -> None:
     world = World(tmp_path / "l.db")
     with world.q:
@@ -323,6 +349,9 @@ def test_what_a_throttle_is_in_place_of_is_said(tmp_path: Path) -> None:
         world.admin.throttle_on(cap="3/day", resources=["image"], reason="x")
         other = world.look(cap="2/day", resources=["image"])
         assert "needs --replace" in other.warnings[0]
+        going = [lever(cap="2/day", resources=["image"])]
+        told = preview(world.q.engine, world.q.now_ms(), going, replace=True).warnings[0]
+        assert told == "It would be in place of throttle 1."
         free = next(row for row in other.tiers if row.tier == "free")
         assert (free.limit, free.limit_under, free.served) == ("3/day", "2/day", 2)
         same = world.look(cap="3/day", resources=["image"])
@@ -341,7 +370,7 @@ def test_warnings_say_what_on_call_would_trip_over(tmp_path: Path) -> None:
         assert "10% of 5/day image rounds down to 0 for tier free; --floor 1" in told(scale=10)
         assert "rounds down" not in told(scale=10, floor=1)
         assert "Tier pro is protected: its 0 users are spared." in told(cap="1/day")
-        assert "1 users of tier free are protected and spared." in told(cap="1/day")
+        assert "1 user of tier free is protected and spared." in told(cap="1/day")
         spared = told(scale=10, include_protected=True)
         assert "image is unlimited for tier pro: a part of that is unlimited too" in spared
         assert "protected" not in spared

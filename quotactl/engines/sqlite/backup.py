@@ -146,6 +146,33 @@ def share_like(path: Path, copy: Path) -> None:
         copy.chmod(0o600 | mode)
 
 
+def share_folder_like(path: Path, folder: Path) -> None:
+    """Let the group use a folder of copies as it may use the ledger; others have nothing."""
+    share_like(path, folder)
+    mode = folder.stat().st_mode
+    if mode & stat.S_IRGRP:
+        # To get at what is in it; what a group makes there is to stay the group's.
+        folder.chmod(stat.S_IMODE(mode) | stat.S_IXUSR | stat.S_IXGRP | stat.S_ISGID)
+
+
+def shut_to_group(path: Path) -> tuple[str, str] | None:
+    """Where a group may write a ledger but not its folder: what is wrong, and what mends it."""
+    like, folder = path.stat(), path.resolve().parent
+    there = folder.stat()
+    if not like.st_mode & stat.S_IWGRP:
+        return None
+    for mask, mine in (
+        (stat.S_IWOTH | stat.S_IXOTH, True),
+        (stat.S_IWGRP | stat.S_IXGRP, there.st_gid == like.st_gid),
+    ):
+        if mine and there.st_mode & mask == mask:
+            return None
+    return (
+        f"{folder} can't be written by group {like.st_gid}: SQLite needs to, beside the ledger",
+        f"chgrp {like.st_gid} {folder} && chmod g+rwxs {folder}",
+    )
+
+
 def take_owner_of(path: Path, copy: Path) -> None:
     """Let a copy belong to the ledger's owner, as one that root restores otherwise would not."""
     with suppress(OSError):

@@ -311,7 +311,7 @@ class SqliteEngine:
             book.store_relaxed()
         self._commit(connection)
 
-    def _commit(self, _begun: object) -> None:
+    def _commit(self, begun: object) -> None:  # noqa: ARG002 - as `_end` is called
         try:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
