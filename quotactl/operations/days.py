@@ -7,7 +7,10 @@ day that holds its noon (`Calendar.day_charged`).
 
 from __future__ import annotations
 
-from quotactl.ledger.engine import Reading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Reading
 
 
 def strays_of(book: Reading, resource_id: int, from_ms: int) -> list[int]:

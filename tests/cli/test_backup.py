@@ -372,7 +372,7 @@ def test_a_backup_that_is_not_whole_is_refused_and_nothing_happens(cli: Any, dam
     ran = cli(f"db restore {backup} --yes")
     assert ran.code == 78
     if damage == "edited":
-        assert "does not add up: counter.used" in ran.err and "take another backup" in ran.err
+        assert "does not add up: counter.used" in ran.err and "take another one" in ran.err
     assert cli.dump() == before
     assert not list(cli.path.parent.glob("*restor*"))
 

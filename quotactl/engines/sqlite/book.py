@@ -6,7 +6,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from quotactl.engines.sqlite.affected import add_grants
 from quotactl.engines.sqlite.queries import Queries
 from quotactl.engines.sqlite.recorded import marks
 from quotactl.errors import LedgerCorrupt
@@ -558,6 +557,8 @@ class Book(Queries):
         expires_at_ms: int | None,
         audit_id: int,
     ) -> int:
+        from quotactl.engines.sqlite.affected import add_grants
+
         self.dirty = True
         return add_grants(
             self._connection,

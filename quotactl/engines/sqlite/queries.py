@@ -5,14 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from quotactl.engines.sqlite.affected import affected
-from quotactl.engines.sqlite.checks import findings
-from quotactl.engines.sqlite.oddities import Finding
 from quotactl.engines.sqlite.recorded import CLOCKS_APART_MS, Recorded, marks, total
 from quotactl.ledger.loaded import Row, Sought
 from quotactl.policy.window import HALF_DAY_MS
+
+if TYPE_CHECKING:
+    from quotactl.engines.sqlite.oddities import Finding
 
 # Those with so much in a day have an index, by each of these: see m0003_growth.
 MOST_AT_LEAST = 64
@@ -317,6 +317,8 @@ class Queries(Recorded):
 
     def findings(self, spans: list[tuple[int, int]]) -> Iterator[Finding]:
         """Every difference between what stands there and the sums of entries."""
+        from quotactl.engines.sqlite.checks import findings
+
         return findings(self._connection, spans)
 
     def table_counts(self) -> dict[str, int]:
@@ -519,6 +521,8 @@ class Queries(Recorded):
 
     def affected(self, sought: Sought) -> AbstractContextManager[None]:
         """Work out whom a throttle cost something; inside the block the next four answer."""
+        from quotactl.engines.sqlite.affected import affected
+
         return affected(self._connection, sought)
 
     def affected_by(self, *columns: str) -> list[tuple[int, ...]]:
