@@ -190,8 +190,7 @@ def _add_slow(
         calendar = ground.before.calendar
         old, _ = served_of_user(before, calendar, days, shorter, starts)
         new, cut_off = served_of_user(after, calendar, days, shorter, starts)
-        lowered = before != after
-        sums[group].add(1, int(cut_off and lowered), asked, old, new)
+        sums[group].add(1, int(cut_off and before != after), asked, old, new)
 
 
 def users_of(
@@ -227,13 +226,19 @@ def users_of(
         overridden=overridden,
         now_ms=ground.now_ms,
     )
+    # What all users of a group have who have no overrides.
+    plain: dict[Group, Both] = {}
     for user_id, found in groupby(rows, key=lambda row: row[0]):
         of_user = list(found)
         group = _group_of(ground, of_user[0][1], of_user[0][2])
-        tier = None if group[0] is None else ground.before.tiers[group[0]]
-        both = ground.ceilings(
-            tier, protected=bool(group[1]), overrides=ground.overrides.get(user_id, ())
-        )
+        both = plain.get(group) if user_id not in ground.overrides else None
+        if both is None:
+            tier = None if group[0] is None else ground.before.tiers[group[0]]
+            both = ground.ceilings(
+                tier, protected=bool(group[1]), overrides=ground.overrides.get(user_id, ())
+            )
+            if user_id not in ground.overrides:
+                plain[group] = both
         days = {row[3]: (row[4], row[5]) for row in of_user}
         asked = sum(row[5] for row in of_user if row[3] >= starts[0])
         needed = _periods((*both[0], *both[1])).union(lengths)
