@@ -57,9 +57,10 @@ def changed(one: Value, **fields: Any) -> Value:
 
 
 def made(cls: type[Value], fields: dict[str, Any]) -> Value:
-    """A value of these fields, which are all of its: unchecked, for what decisions make."""
+    """A value of these fields, which are all of its, in a dictionary that is nobody else's:
+    unchecked, for what decisions make."""
     one = cls.__new__(cls)
-    one.__dict__.update(fields)
+    object.__setattr__(one, "__dict__", fields)
     return one
 
 

@@ -490,6 +490,18 @@ class Engine(Protocol):
         their count of the day and the ledger's head."""
         ...
 
-    def writing(self, asked: Asked | None = None) -> AbstractContextManager[Writing]: ...
+    def writing(
+        self, asked: Asked | None = None, *, durable: bool = True
+    ) -> AbstractContextManager[Writing]:
+        """The one door for writes. What is not `durable` may be undone by a power cut: demand."""
+        ...
+
+    def expects_denial(self, asked: Asked) -> bool:
+        """Whether this user was denied this resource lately: a guess, and nothing rests on it."""
+        ...
+
+    def learn(self, asked: Asked, *, denied: bool) -> None:
+        """Remember for that guess how a request was decided."""
+        ...
 
     def close(self) -> None: ...

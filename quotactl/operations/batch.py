@@ -27,7 +27,7 @@ from quotactl.policy.decide import (
     tightest,
 )
 from quotactl.policy.model import AMOUNT_MAX, Account, Resource, Rule
-from quotactl.policy.notation import check_amount, check_id
+from quotactl.policy.notation import check_amount, check_id, plainly_an_id
 from quotactl.policy.resolve import Standing, resolve, totalled
 from quotactl.policy.window import from_ms
 
@@ -123,10 +123,13 @@ class Batch(Corrections):
     def _admit(self, request: Request) -> Resource:
         if not isinstance(request, Request):
             raise InvalidInput(f"{type(request).__name__} is not a Request")
-        check_id(request.user, "user")
-        check_amount(request.amount)
-        if request.idempotency_key is not None:
-            check_id(request.idempotency_key, "key")
+        user, amount, key = request.user, request.amount, request.idempotency_key
+        if not plainly_an_id(user):
+            check_id(user, "user")
+        if not (type(amount) is int and 0 < amount <= AMOUNT_MAX):
+            check_amount(amount)
+        if not (key is None or plainly_an_id(key)):
+            check_id(key, "key")
         return self.resource(request.resource)
 
     def _routinely(

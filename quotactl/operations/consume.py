@@ -29,10 +29,21 @@ def check(engine: Engine, request: Request, now_ms: int) -> Decision:
 
 def consume(engine: Engine, request: Request, now_ms: int) -> Decision:
     """Decide one request and count it: a batch of one."""
-    with engine.writing(asked_by(request, now_ms)) as book:
+    asked = asked_by(request, now_ms)
+    if asked is not None and engine.expects_denial(asked):
+        with engine.writing(asked, durable=False) as book:
+            batch = Batch(book)
+            decision = batch.consume(request, now_ms)
+            if not batch.changes.durable:
+                batch.store(book)
+                return decision
+        # It is allowed by now: what it takes has to last, so it is decided anew.
+    with engine.writing(asked) as book:
         batch = Batch(book)
         decision = batch.consume(request, now_ms)
         batch.store(book)
+    if asked is not None and (not decision.allowed or engine.expects_denial(asked)):
+        engine.learn(asked, denied=not decision.allowed)
     return decision
 
 

@@ -31,10 +31,16 @@ class Rehearsal:
     def glancing(self, asked: Asked) -> AbstractContextManager[Reading]:
         return self._engine.glancing(asked)
 
+    def expects_denial(self, asked: Asked) -> bool:
+        return self._engine.expects_denial(asked)
+
+    def learn(self, asked: Asked, *, denied: bool) -> None:
+        """Nothing is decided here."""
+
     @contextmanager
-    def writing(self, asked: Asked | None = None) -> Iterator[Writing]:
+    def writing(self, asked: Asked | None = None, *, durable: bool = True) -> Iterator[Writing]:
         try:
-            with self._engine.writing(asked) as book:
+            with self._engine.writing(asked, durable=durable) as book:
                 yield book
                 raise _Undone
         except _Undone:

@@ -75,18 +75,14 @@ class TierRoutine:
     def allowed(self, request: Request, used: int, entry_id: int | None) -> Decision:
         """The answer to a request that it allows; `used` as it is shown."""
         limit = self._limit
-        return made(
-            Decision,
-            {
-                **self._allowed,
-                "user": request.user,
-                "resource": request.resource,
-                "amount": request.amount,
-                "used": used,
-                "remaining": None if limit is None else limit - used,
-                "entry_id": entry_id,
-            },
-        )
+        fields = self._allowed.copy()
+        fields["user"] = request.user
+        fields["resource"] = request.resource
+        fields["amount"] = request.amount
+        fields["used"] = used
+        fields["remaining"] = None if limit is None else limit - used
+        fields["entry_id"] = entry_id
+        return made(Decision, fields)
 
     def refused(self, request: Request, used: int, now_ms: int) -> Decision:
         """The answer to a request that it refuses."""

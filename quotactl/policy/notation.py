@@ -75,6 +75,18 @@ def check_id(text: object, what: str) -> str:
     return text
 
 
+def plainly_an_id(text: object) -> bool:
+    """Whether `check_id` passes something at a glance; it may pass what this does not."""
+    return (
+        type(text) is str
+        and 0 < len(text) <= ID_LENGTH_MAX
+        and (
+            # What is printable has no control characters, and no spaces but the plain one.
+            text.isprintable() and text[0] != " "
+        )
+    )
+
+
 def could_be_an_id(number: object) -> bool:
     """Whether something can be the id of an entry, grant or switch: 1 to 2^63 - 1."""
     return isinstance(number, int) and not isinstance(number, bool) and 0 < number < 2**63

@@ -649,11 +649,17 @@ class BusyOnce:
     def glancing(self, asked: Any) -> Any:
         return self._engine.glancing(asked)
 
-    def writing(self, asked: Any = None) -> Any:
+    def expects_denial(self, asked: Any) -> bool:
+        return False
+
+    def learn(self, asked: Any, *, denied: bool) -> None:
+        """Nothing is asked here."""
+
+    def writing(self, asked: Any = None, *, durable: bool = True) -> Any:
         if self._wrote:
             raise LedgerBusy("ledger.db is busy")
         self._wrote = True
-        return self._engine.writing(asked)
+        return self._engine.writing(asked, durable=durable)
 
 
 def test_a_busy_ledger_loses_the_audits_row_and_nothing_else(

@@ -55,8 +55,8 @@ class Act(NamedTuple):
 class Watched(SqliteEngine):
     """Notes when the turn came and when the commit began and ended."""
 
-    def _begin_writing(self, asked: Asked | None) -> Book:
-        book = super()._begin_writing(asked)
+    def _begin_writing(self, asked: Asked | None, durable: bool = True) -> Book:
+        book = super()._begin_writing(asked, durable)
         self.turn = time.monotonic()
         return book
 

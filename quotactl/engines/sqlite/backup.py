@@ -63,8 +63,19 @@ class Copy:
         """As good as a whole view: nobody writes."""
         return self.reading()
 
+    def expects_denial(self, asked: Asked) -> bool:  # noqa: ARG002
+        return False
+
+    def learn(self, asked: Asked, *, denied: bool) -> None:
+        """Nobody asks a copy."""
+
     @contextmanager
-    def writing(self, asked: Asked | None = None) -> Iterator[Book]:  # noqa: ARG002
+    def writing(
+        self,
+        asked: Asked | None = None,  # noqa: ARG002
+        *,
+        durable: bool = True,  # noqa: ARG002
+    ) -> Iterator[Book]:
         """One transaction, committed when the block ends."""
         with self._transaction("BEGIN IMMEDIATE"):
             yield Book(self._connection, PolicyCache())

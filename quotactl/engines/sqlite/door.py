@@ -39,6 +39,7 @@ CLOSING_TIMEOUT_S = 0.25
 # commits from 19 ms to 1 ms.
 WAL_PAGES = 4000
 PAGE_SIZE = 2048
+DENIED_MAX = 10_000
 # The first with STRICT tables.
 OLDEST_SQLITE = (3, 37, 0)
 # No file system's times are coarser where this runs: the kernel's tick is 1 to 10 ms.
@@ -89,6 +90,8 @@ class SqliteEngine:
         self._cache = PolicyCache()
         self._odd: Look | None = None
         self._synced_full = True
+        # Who was denied what lately: most of them ask again at once.
+        self._denied: set[tuple[str, ...]] = set()
         self._older_too = older_too
         self._access: Access = "rw"
         self._frozen: State | None = None
@@ -130,13 +133,26 @@ class SqliteEngine:
         """A view of the one statement that looks up what was asked: consistent for that only."""
         return _Transaction(self, partial(self._begin_glancing, asked), None)
 
-    def writing(self, asked: Asked | None = None) -> AbstractContextManager[Book]:
+    def writing(
+        self, asked: Asked | None = None, *, durable: bool = True
+    ) -> AbstractContextManager[Book]:
         """The one door for writes: queued, then begun as an immediate transaction.
 
         What was stored is committed when the block ends, and rolled back when
         it raises. Raises LedgerBusy when the turn does not come in time.
         """
-        return _Transaction(self, partial(self._begin_writing, asked), self._end)
+        return _Transaction(self, partial(self._begin_writing, asked, durable), self._end)
+
+    def expects_denial(self, asked: Asked) -> bool:
+        return asked[:2] in self._denied
+
+    def learn(self, asked: Asked, *, denied: bool) -> None:
+        if not denied:
+            self._denied.discard(asked[:2])
+            return
+        if len(self._denied) >= DENIED_MAX:
+            self._denied.clear()
+        self._denied.add(asked[:2])
 
     def migrating(self) -> AbstractContextManager[sqlite3.Connection]:
         """Like `writing()`, for a ledger whose schema is not the present one."""
@@ -177,16 +193,16 @@ class SqliteEngine:
             self._connection.execute("ROLLBACK")
         return Book(self._connection, self._cache, asked)
 
-    def _begin_writing(self, asked: Asked | None) -> Book:
+    def _begin_writing(self, asked: Asked | None, durable: bool = True) -> Book:
         """Begin a transaction that will be as durable as the ledger's setting says."""
         if self._access != "rw":
             self._ask_again()
         self._enter()
         while True:
-            self._sync(full=self._wants_full())
+            self._sync(full=durable and self._wants_full())
             _begin(self._connection, "BEGIN IMMEDIATE")
             book = Book(self._connection, self._cache, asked)
-            if self._synced_full == self._wants_full():
+            if self._synced_full == (durable and self._wants_full()):
                 return book
             # The setting was changed since this process last looked.
             self._connection.execute("ROLLBACK")
@@ -302,12 +318,13 @@ class SqliteEngine:
         if not book.dirty:
             if not book.relaxed:
                 return
-            # Only demand: not worth waiting for the disk. Nothing was written
-            # yet, and additions commute, so they can go into a transaction of
-            # their own that commits without fsync.
-            connection.execute("ROLLBACK")
-            self._sync(full=False)
-            connection.execute("BEGIN IMMEDIATE")
+            if self._synced_full:
+                # Only demand: not worth waiting for the disk. Nothing was written
+                # yet, and additions commute, so they can go into a transaction of
+                # their own that commits without fsync.
+                connection.execute("ROLLBACK")
+                self._sync(full=False)
+                connection.execute("BEGIN IMMEDIATE")
             book.store_relaxed()
         self._commit(connection)
 
