@@ -169,6 +169,11 @@ class Book(Queries):
             raise LedgerCorrupt("the ledger has lost the row about itself")
         self.head = head = Head._make(row[:HEAD_LENGTH])
         if policy is None or policy.version != head.policy_version:
+            if not connection.in_transaction:
+                # A glance is one statement; of a policy that is read by several they all
+                # have to see the same.
+                connection.execute("BEGIN")
+                self.head = Head._make(connection.execute(_HEAD).fetchone())
             policy = self._read_policy()
         elif asked is not None and resource is not None:
             # By a policy that still stands, the right resource and day were looked at.
