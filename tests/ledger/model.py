@@ -933,7 +933,7 @@ class Model:
         return made
 
     def throttle_on(self, wanted: Switch, now: int, *, replace: bool) -> Switch | None:
-        """None if it is on already, or will be, at some of the time it is wanted for."""
+        """None if it is on already, or will be, when it is wanted to begin."""
 
         def identity(s: Switch) -> tuple[object, ...]:
             return (
@@ -951,13 +951,14 @@ class Model:
             if (s.ends is None or wanted.starts < s.ends)
             and (wanted.ends is None or s.starts < wanted.ends)
         ]
-        if any(identity(s) == identity(wanted) for s in together):
+        identical = [s for s in together if identity(s) == identity(wanted)]
+        if any(s.starts <= wanted.starts for s in identical):
             return None
         alike = [
             s
             for s in live
             if (s.name is not None and s.name == wanted.name)
-            or (s in together and targets_of(s) == targets_of(wanted))
+            or (s in together and s not in identical and targets_of(s) == targets_of(wanted))
         ]
         if alike and not replace:
             raise Refused("conflict")
