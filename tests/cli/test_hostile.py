@@ -5,6 +5,9 @@ The long one is `python tests/campaigns/fuzz.py --seed 1 --examples 2000`.
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -82,3 +85,42 @@ def test_what_the_fuzzer_found_stays_mended(
     assert message in ran.err
     assert (ran.code, ran.out, ran.err.count("\n")) == (code, "", 1)
     assert cli.dump() == before
+
+
+MEGABYTE = "x" * 1_000_000
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["consume --batch long.jsonl", "user import long.csv", "policy apply -f long.toml --yes"],
+)
+def test_a_line_of_a_megabyte_is_refused_in_a_short_one(
+    words: str, cli: Any, tmp_path: Path
+) -> None:
+    policy = (tmp_path / "policy.toml").read_text()
+    (tmp_path / "long.jsonl").write_text(f'{{"user": "{MEGABYTE}", "resource": "image"}}\n')
+    (tmp_path / "long.csv").write_text(f"user,tier\n{MEGABYTE},free\n")
+    (tmp_path / "long.toml").write_text(policy.replace("3/day", MEGABYTE))
+    before = cli.dump()
+    ran = cli(words)
+    assert ran.code == 2
+    assert len(ran.out) + len(ran.err) < 1000
+    assert cli.dump() == before
+
+
+LET_IN = ("'; DROP TABLE user; --", "[red]ada[/red]", "[/]", "=cmd|' /C calc'!A0", "@SUM(A1)",
+          "a,b", '"', "%s{0}", "e\u0301", "🦊")  # fmt: skip
+
+
+def test_what_is_let_in_comes_out_as_it_went_in_and_harmless(cli: Any) -> None:
+    for user in LET_IN:
+        assert cli("", "consume", user, "image").code == 0
+    told = json.loads(cli("", "report", "usage", "--by", "user", "-o", "json").out)
+    assert {row["user"] for row in told} == set(LET_IN)
+    listed = cli("", "report", "usage", "--by", "user", "-o", "csv").out
+    cells = [row[0] for row in csv.reader(io.StringIO(listed, newline=""), strict=True)][1:]
+    assert not [cell for cell in cells if cell.startswith(("=", "@", "+", "-"))]
+    assert {cell.removeprefix("'") for cell in cells} == {u.removeprefix("'") for u in LET_IN}
+    drawn = cli("", "report", "usage", "--by", "user", "-o", "table").out
+    assert "[red]ada[/red]" in drawn
+    assert cli("", "db", "verify").code == 0
