@@ -353,7 +353,7 @@ class Seen:
         for tests in groups:
             for test in tests:
                 worth[test] += 1 / len(tests)
-        return {test: worth[test] / (0.02 + self.seconds[test]) for test in worth}
+        return {test: worth[test] / (0.1 + self.seconds[test]) for test in worth}
 
     def _of(self, lines: Iterable[int]) -> set[str]:
         able = 0
@@ -760,7 +760,7 @@ class Campaign:
         if not killers:
             return None
         path = self._drawn[0].path
-        unchanged = Mutant(path, 0, 0, "", "", (ROOT / path).read_text(), Place(0, 0))
+        unchanged = Mutant(path, 0, 0, "", "", (self._folder / path).read_text(), Place(0, 0))
         # In both ways: with the tests as they were read, and read anew.
         for mutant in (None, unchanged):
             self._bench.start(mutant, killers)

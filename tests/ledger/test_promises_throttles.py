@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quotactl import Conflict, InvalidInput, NotFound
+from quotactl.operations.emergency import Timing
+from quotactl.operations.impact import Impact
+from quotactl.policy.levers import lever
 
 if TYPE_CHECKING:
     from conftest import World
@@ -547,3 +550,15 @@ def test_a_deny_is_named_although_an_older_throttle_freezes_grants_too(world: Wo
     deny = world.throttle(deny=True)
     denied = world.check()
     assert (denied.reason, denied.rule.id, denied.limit) == ("throttled", deny, 0)
+
+
+def test_of_several_pulled_at_once_one_that_is_on_keeps_no_other_from_coming(world: World) -> None:
+    levers = [lever(cap="2/day"), lever(cap="1/hour")]
+    world.throttle(cap="2/day")
+    shown: list[Impact] = []
+    outcomes = world.admin.pull(levers, Timing(), reason="melting", approve=shown.append)
+    assert [outcome.changed for outcome in outcomes] == [False, True]
+    assert len(shown) == 1
+    again = world.admin.pull(levers, Timing(), reason="melting", approve=shown.append)
+    assert [outcome.changed for outcome in again] == [False, False]
+    assert len(shown) == 1, "nobody is asked about what is so already"
