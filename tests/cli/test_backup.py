@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -125,6 +126,19 @@ def test_two_in_one_second_have_two_names_and_a_named_file_is_not_overwritten(
     assert named.read_text() == "precious"
     assert cli("db backup none/mine.db").code == 6
     assert cli("db backup other.db").code == 0
+
+
+def test_what_killed_runs_left_goes_after_a_day(cli: Any) -> None:
+    folder = cli.path.parent / "kept"
+    folder.mkdir()
+    left = [folder / name for name in (".a.part", ".b.part", "c.part")]
+    for file in left:
+        file.write_text("half a copy")
+    long_ago = time.time() - 86_500
+    for file in (left[0], left[2]):
+        os.utime(file, (long_ago, long_ago))
+    made(cli, str(folder))
+    assert [file.exists() for file in left] == [False, True, True]
 
 
 def test_the_newest_are_kept_and_only_backups_of_this_ledger_go(cli: Any) -> None:

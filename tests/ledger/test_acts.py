@@ -112,6 +112,7 @@ ACTS: list[tuple[str, Callable[[Any], Any]]] = [
                                                name="slow", include_protected=True, **WHY)),
     ("hold the steps", lambda a: a.throttle_hold("slow", **WHY)),
     ("again", lambda a: a.throttle_hold("slow", reason="x")),
+    ("in the way", lambda a: a.throttle_on(scale=20, reason="x")),
     ("go on with them", lambda a: a.throttle_resume("slow", **WHY)),
     ("again", lambda a: a.throttle_resume("slow", reason="x")),
     ("total", lambda a: a.throttle_on(total="40k/hour", resources=["image"], no_expiry=True,
