@@ -238,6 +238,7 @@ def test_what_is_written_is_what_a_person_would_write() -> None:
         ("[resource.image]\ncapacity = '3/day,1/hour'", "resource.image.capacity"),
         ("[resource.image]\ncapacity = 'unlimited'", "resource.image.capacity"),
         ("[resource.'a b']", "no name"),
+        ("default_tier = 'a b'\n[tier.'a b']", "tier 'a b' is no name"),
         ("default_tier = 'a'\n[tier.a]\nprotected = 1", "tier.a.protected"),
         ("default_tier = 'a'\n[tier.a]\nlimits = 1", "tier.a.limits"),
         ("default_tier = 'a'\n[tier.a.limits]\nimage = '3/day'", "tier.a.limits.image"),
