@@ -1,11 +1,12 @@
-"""What every act answers, and what it writes into the audit, word for word.
+"""What every act and request answers, and what acts write into the audit, word for word.
 
 `acts.jsonl` beside this file has a line for each act of `ACTS`: the answer, and the audit
-rows that came of it. After a change that is meant,
+rows that came of it; `requests.jsonl` has one for each of `REQUESTS`. After a change that
+is meant,
 
     QUOTACTL_GOLDEN=write pytest tests/ledger/test_acts.py
 
-writes it anew; read the difference before you commit it.
+writes them anew; read the difference before you commit it.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quotactl import QuotaError
+from quotactl import QuotaError, Request
+from quotactl.ledger.views import Outcome
 from quotactl.operations.admin import Admin
 
 if TYPE_CHECKING:
     from conftest import World
 
-GOLDEN = Path(__file__).with_name("acts.jsonl")
+HERE = Path(__file__).parent
 WHY = {"reason": "why", "ticket": "T-1"}
 
 PRESETS = """
@@ -158,19 +160,60 @@ ACTS: list[tuple[str, Callable[[Any], Any]]] = [
 ]  # fmt: skip
 
 
-def told(act: Callable[[Any], Any], admin: Any) -> dict[str, Any]:
-    """What an act answers; a policy file's has no message."""
+# With 3/day, 2/hour and 9/week, a grant of 2 for bob, and a throttle for eve's tier.
+REQUESTS: list[tuple[str, Callable[[Any], Any]]] = [
+    ("take", lambda q: q.consume(user="ada", resource="image", amount=2, idempotency_key="k1")),
+    ("again", lambda q: q.consume(user="ada", resource="image", amount=2, idempotency_key="k1")),
+    ("other", lambda q: q.consume(user="ada", resource="image", amount=1, idempotency_key="k1")),
+    ("too much", lambda q: q.consume(user="ada", resource="image", amount=1)),
+    ("ask", lambda q: q.check(user="ada", resource="image", amount=1)),
+    ("refund", lambda q: q.refund(idempotency_key="k1", amount=1, refund_key="f1")),
+    ("again", lambda q: q.refund(idempotency_key="k1", amount=1, refund_key="f1")),
+    ("more", lambda q: q.refund(idempotency_key="k1", amount=2)),
+    ("rest", lambda q: q.refund(entry_id=2)),
+    ("nothing", lambda q: q.refund(entry_id=2)),
+    ("neither", lambda q: q.refund()),
+    ("gone", lambda q: q.consume(user="ada", resource="image", amount=2, idempotency_key="k1")),
+    ("hold", lambda q: q.reserve(user="ada", resource="image", amount=2, ttl_s=60,
+                                 idempotency_key="h1")),
+    ("again", lambda q: q.reserve(user="ada", resource="image", amount=2, ttl_s=60,
+                                  idempotency_key="h1")),
+    ("early", lambda q: q.refund(idempotency_key="h1")),
+    ("post", lambda q: q.post(5, amount=1)),
+    ("again", lambda q: q.post(5)),
+    ("refund", lambda q: q.refund(idempotency_key="h1")),
+    ("hold", lambda q: q.reserve(user="ada", resource="image", amount=1, ttl_s=60)),
+    ("void", lambda q: q.void(8)),
+    ("again", lambda q: q.void(8)),
+    ("with grants", lambda q: q.consume(user="bob", resource="image", amount=2,
+                                        idempotency_key="g1")),
+    ("again", lambda q: q.consume(user="bob", resource="image", amount=2, idempotency_key="g1")),
+    ("refund", lambda q: q.refund(idempotency_key="g1", amount=1)),
+    ("throttled", lambda q: q.consume(user="eve", resource="image", amount=2)),
+    ("blocked", lambda q: q.consume(user="mallory", resource="image", amount=1)),
+    ("unlisted", lambda q: q.consume(user="ada", resource="video", amount=1)),
+    ("unlimited", lambda q: q.consume(user="paul", resource="image", amount=7)),
+    ("unknown", lambda q: q.consume(user="ada", resource="audio", amount=1)),
+    ("a batch", lambda q: q.consume_many([Request("zoe", "image"), Request("zoe", "image", 0)])),
+]  # fmt: skip
+
+
+def told(act: Callable[[Any], Any], on: Any) -> dict[str, Any]:
+    """What an act or a request answers."""
     try:
-        outcome = act(admin)
+        answer = act(on)
     except QuotaError as error:
         return {"refused": error.message, "hint": error.hint}
-    said = {"said": outcome.message} if hasattr(outcome, "message") else {}
-    return {**said, **outcome.to_dict()}
+    if isinstance(answer, list):
+        return {"answers": [told(lambda _, one=one: one, None) for one in answer]}  # type: ignore[misc]
+    if isinstance(answer, QuotaError):
+        return {"refused": answer.message, "hint": answer.hint}
+    said = {"said": answer.message} if isinstance(answer, Outcome) else {}
+    return {**said, **answer.to_dict()}
 
 
-def answers(world: World) -> list[str]:
+def acted(world: World) -> Iterator[dict[str, Any]]:
     """Do all acts in turn, a second apart, with ada and bob asking in between."""
-    found = []
     for number, (what, act) in enumerate(ACTS):
         seen = world.count("audit")
         answer = told(act, world.admin)
@@ -179,20 +222,42 @@ def answers(world: World) -> list[str]:
             "ORDER BY id LIMIT -1 OFFSET ?", seen,
         )  # fmt: skip
         audit = [[*row[:4], *(part and json.loads(part) for part in row[4:])] for row in rows]
-        line = {"act": f"{number} {what}", **answer, "audit": audit}
-        found.append(json.dumps(line, ensure_ascii=False))
+        yield {"act": f"{number} {what}", **answer, "audit": audit}
         world.later(seconds=1)
         world.consume(user=("ada", "bob")[number % 2])
-    return found
+
+
+def asked(world: World) -> Iterator[dict[str, Any]]:
+    """Ask for everything in turn, a second apart."""
+    world.limit("3/day,2/hour,9/week")
+    world.admin.create_resource("video")
+    world.admin.set_tier("paul", "pro")
+    world.admin.set_tier("eve", "plus")
+    world.admin.block("mallory", duration="2h", reason="abuse")
+    world.grant(2, user="bob")
+    world.admin.set_override(user="bob", resource="image", limit="1/day", reason="careful")
+    world.throttle(cap="1/day", tiers=["plus"], name="melt", message="Busy.")
+    for number, (what, ask) in enumerate(REQUESTS):
+        yield {"asked": f"{number} {what}", **told(ask, world.q)}
+        world.later(seconds=1)
+
+
+def compare(found: Iterator[dict[str, Any]], golden: Path) -> None:
+    """Each with the line that is kept of it."""
+    lines = [json.dumps(one, ensure_ascii=False) for one in found]
+    if os.environ.get("QUOTACTL_GOLDEN") == "write":
+        golden.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    expected = golden.read_text(encoding="utf-8").splitlines()
+    for line, kept in zip(lines, expected, strict=True):
+        assert json.loads(line) == json.loads(kept)
 
 
 def test_every_act_answers_and_is_audited_as_it_always_was(world: World) -> None:
-    found = answers(world)
-    if os.environ.get("QUOTACTL_GOLDEN") == "write":
-        GOLDEN.write_text("".join(f"{line}\n" for line in found), encoding="utf-8")
-    expected = GOLDEN.read_text(encoding="utf-8").splitlines()
-    for line, golden in zip(found, expected, strict=True):
-        assert json.loads(line) == json.loads(golden)
+    compare(acted(world), HERE / "acts.jsonl")
+
+
+def test_every_request_is_answered_as_it_always_was(world: World) -> None:
+    compare(asked(world), HERE / "requests.jsonl")
 
 
 def test_every_act_that_is_there_is_among_them() -> None:

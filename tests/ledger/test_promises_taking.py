@@ -381,12 +381,12 @@ def test_a_hold_is_settled_one_way_only(world: World) -> None:
     posted, voided, late = world.hold(1), world.hold(1), world.hold(1, ttl_s=60)
     world.q.post(posted)
     world.q.void(voided)
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match=f"reservation {posted} is posted"):
         world.q.void(posted)
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match=f"reservation {voided} was voided"):
         world.q.post(voided)
     world.later(seconds=60)
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match=f"reservation {late} timed out at 2025-03-27 09:01 UTC"):
         world.q.post(late)
     assert world.used() == 1
     world.q.close_days()
