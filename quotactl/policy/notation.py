@@ -102,7 +102,7 @@ def check_name(text: object, what: str) -> str:
     return text
 
 
-def check_text(text: object, what: str, *, length_max: int = 2000) -> str:
+def check_text(text: object, what: str, *, length_max: int = 2000) -> None:
     """A free text such as a reason: not empty, and one that can be stored as UTF-8."""
     if not isinstance(text, str) or not text.strip():
         raise InvalidInput(f"{what} is empty")
@@ -112,12 +112,11 @@ def check_text(text: object, what: str, *, length_max: int = 2000) -> str:
         for character in text:
             if character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cs"):
                 raise InvalidInput(f"{what} {shown(text)} has a control character in it")
-    return text
 
 
-def check_unit(text: object, what: str = "unit") -> str:
+def check_unit(text: object, what: str = "unit") -> None:
     """What one of a resource is called: `image`."""
-    return check_text(text, what, length_max=64)
+    check_text(text, what, length_max=64)
 
 
 def check_amount(amount: object, what: str = "amount") -> int:

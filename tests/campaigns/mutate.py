@@ -343,17 +343,29 @@ class Seen:
         )
         return used or self._of(own.values())
 
-    def worth(self, mutant: Mutant, words: dict[str, set[str]]) -> dict[str, float]:
+    def worth(
+        self,
+        mutant: Mutant,
+        users: dict[str, set[tuple[str, int]]],
+        words: dict[str, set[str]],
+    ) -> dict[str, float]:
         """How much of what few have each test runs around a mutant or says with it, per second."""
-        place, own = mutant.place, self.lines.get(mutant.path, {})
-        around = range(place.first - AROUND, place.last + AROUND + 1)
-        groups = [self._of([own.get(line, 0)]) for line in around]
+        place = mutant.place
+        at = {(mutant.path, line) for line in range(place.first, place.last + 1)}
+        if place.names:
+            at = {user for name in place.names for user in users.get(name, ())}
+        around = {(path, line + n) for path, line in at for n in range(-AROUND, AROUND + 1)}
+        groups = [
+            self._of([self.lines[path].get(line, 0)])
+            for path, line in sorted(around)
+            if path in self.lines
+        ]
         groups += [words[word] for word in mutant.words if word in words]
         worth: dict[str, float] = defaultdict(float)
         for tests in groups:
             for test in tests:
                 worth[test] += 1 / len(tests)
-        return {test: worth[test] / (0.02 + self.seconds[test]) for test in worth}
+        return {test: worth[test] / (0.1 + self.seconds[test]) for test in worth}
 
     def _of(self, lines: Iterable[int]) -> set[str]:
         able = 0
@@ -742,7 +754,10 @@ class Campaign:
     def _tests(self, mutant: Mutant) -> list[str]:
         """The tests to try, the likeliest first, as far as there is time for them."""
         good = self._killers[mutant.path, mutant.place.function]
-        seconds, worth = self._bench.seen.seconds, self._bench.seen.worth(mutant, self._bench.words)
+        seconds, worth = (
+            self._bench.seen.seconds,
+            self._bench.seen.worth(mutant, self._users, self._bench.words),
+        )
         able = {t for t in self._bench.seen.tests(mutant, self._users) if TIMED not in t}
         able = {t for t in able if self._given.tests in t}
         left_s = self._given.budget
@@ -760,7 +775,7 @@ class Campaign:
         if not killers:
             return None
         path = self._drawn[0].path
-        unchanged = Mutant(path, 0, 0, "", "", (ROOT / path).read_text(), Place(0, 0))
+        unchanged = Mutant(path, 0, 0, "", "", (self._folder / path).read_text(), Place(0, 0))
         # In both ways: with the tests as they were read, and read anew.
         for mutant in (None, unchanged):
             self._bench.start(mutant, killers)

@@ -48,6 +48,19 @@ def test_diff_shows_each_change_and_changes_nothing(cli: Any, tmp_path: Path) ->
     assert cli.dump() == before
 
 
+def test_apply_changes_a_unit_and_needs_the_default_tier(cli: Any, tmp_path: Path) -> None:
+    _edit(tmp_path, 'unit = "image"', 'unit = "picture"')
+    assert cli.ok("policy apply -f policy.toml --json").json["changes"] == [
+        {"change": "set", "what": "resource.image", "before": "image", "after": "picture"}
+    ]
+    assert cli.json("resource list")[0]["unit"] == "picture"
+    text = (tmp_path / "policy.toml").read_text()
+    without = text.replace('default_tier = "free"\n', "")
+    (tmp_path / "policy.toml").write_text(without[: without.index("[tier.free]")])
+    ran = cli("policy apply -f policy.toml --yes")
+    assert (ran.code, "is the default tier" in ran.err) == (7, True)
+
+
 def test_apply_is_one_audit_row_prints_its_changes_and_twice_is_once(
     cli: Any, tmp_path: Path
 ) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -516,6 +517,49 @@ def test_a_close_marks_what_expired_and_changes_no_decision(world: World) -> Non
 
 
 # ---- 6. Amounts and limits are integers up to 2^53 - 1
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ({"duration": 3}, "3 is not a duration"),
+        ({"until": 3}, "3 is not a moment"),
+        ({"duration": timedelta(0)}, "the duration is empty"),
+        ({"duration": timedelta(microseconds=999)}, "the duration is empty"),
+        ({"duration": timedelta(days=3_000_000)}, "the end is out of range"),
+        ({"until": "2025-03-27T09:00:00Z"}, "is in the past"),
+        ({"duration": "1h", "until": "18:00"}, "both a duration and an end"),
+    ],
+)
+def test_an_end_that_is_none_or_no_end_is_refused(
+    world: World, how: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(InvalidInput, match=why):
+        world.admin.block("ada", reason="abuse", **how)
+
+
+def test_an_end_may_be_given_as_a_value(world: World) -> None:
+    made = world.admin.block("ada", duration=timedelta(milliseconds=1500), reason="abuse")
+    assert made.item["expires_at"] == "2025-03-27T09:00:01.500Z"
+    until = world.now + timedelta(seconds=1)
+    made = world.admin.block("ada", until=until, reason="abuse")
+    assert made.item["expires_at"] == "2025-03-27T09:00:01Z"
+
+
+def test_what_is_of_another_kind_is_refused(world: World) -> None:
+    with pytest.raises(InvalidInput, match="limit 3 is not a text"):
+        world.admin.set_limit(tier="free", resource="image", limit=3)  # type: ignore[arg-type]
+    for priority in ("high", True, 1.5):
+        with pytest.raises(InvalidInput, match="is not a whole number"):
+            world.admin.add_grant(
+                user="ada",
+                resource="image",
+                amount=1,
+                priority=priority,  # type: ignore[arg-type]
+                reason="x",
+            )
+    (answer,) = world.q.consume_many([("ada", "image")])  # type: ignore[list-item]
+    assert isinstance(answer, InvalidInput) and answer.message == "tuple is not a Request"
 
 
 @pytest.mark.parametrize("amount", [0, -1, 1.5, "1", None, True, AMOUNT_MAX + 1, 2**63])

@@ -358,16 +358,35 @@ def test_a_repeated_post_or_void_is_already_so(world: World) -> None:
     assert world.count("entry") == before
 
 
+def test_a_repeated_post_for_another_amount_is_a_conflict(world: World) -> None:
+    hold = world.hold(3)
+    world.q.post(hold, amount=2)
+    with pytest.raises(Conflict, match="posted already, for 2"):
+        world.q.post(hold, amount=1)
+    assert world.used() == 2
+
+
+def test_a_refund_under_a_key_knows_a_hold_and_its_post_as_one(world: World) -> None:
+    hold = world.hold(3)
+    post = world.q.post(hold).entry_id
+    assert world.q.refund(entry_id=hold, amount=1, refund_key="r").amount == 1
+    assert world.q.refund(entry_id=post, amount=1, refund_key="r").replayed
+    other = world.take(1, user="bob")
+    with pytest.raises(Conflict, match="was used for another request"):
+        world.q.refund(entry_id=other, amount=1, refund_key="r")
+    assert world.used() == 2
+
+
 def test_a_hold_is_settled_one_way_only(world: World) -> None:
     posted, voided, late = world.hold(1), world.hold(1), world.hold(1, ttl_s=60)
     world.q.post(posted)
     world.q.void(voided)
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match=f"reservation {posted} is posted"):
         world.q.void(posted)
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match=f"reservation {voided} was voided"):
         world.q.post(voided)
     world.later(seconds=60)
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match=f"reservation {late} timed out at 2025-03-27 09:01 UTC"):
         world.q.post(late)
     assert world.used() == 1
     world.q.close_days()

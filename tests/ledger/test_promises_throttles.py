@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quotactl import Conflict, InvalidInput, NotFound
+from quotactl.operations.emergency import Timing
+from quotactl.operations.impact import Impact
+from quotactl.policy.levers import lever
 
 if TYPE_CHECKING:
     from conftest import World
@@ -578,3 +581,27 @@ def test_a_deny_is_named_although_an_older_throttle_freezes_grants_too(world: Wo
     deny = world.throttle(deny=True)
     denied = world.check()
     assert (denied.reason, denied.rule.id, denied.limit) == ("throttled", deny, 0)
+
+
+@pytest.mark.parametrize("what", ["tier", "resource"])
+def test_a_throttle_for_what_could_have_no_name_says_which(world: World, what: str) -> None:
+    def on(name: str) -> None:
+        how: dict[str, Any] = {f"{what}s": [name]}
+        world.admin.throttle_on(deny=True, reason="x", **how)
+
+    with pytest.raises(InvalidInput, match=f"{what} 'a b' is no name"):
+        on("a b")
+    with pytest.raises(NotFound, match=f"no {what} 'gold'"):
+        on("gold")
+
+
+def test_of_several_pulled_at_once_one_that_is_on_keeps_no_other_from_coming(world: World) -> None:
+    levers = [lever(cap="2/day"), lever(cap="1/hour")]
+    world.throttle(cap="2/day")
+    shown: list[Impact] = []
+    outcomes = world.admin.pull(levers, Timing(), reason="melting", approve=shown.append)
+    assert [outcome.changed for outcome in outcomes] == [False, True]
+    assert len(shown) == 1
+    again = world.admin.pull(levers, Timing(), reason="melting", approve=shown.append)
+    assert [outcome.changed for outcome in again] == [False, False]
+    assert len(shown) == 1, "nobody is asked about what is so already"

@@ -131,6 +131,24 @@ def test_verify_names_quieter_edits_too(lived: World, statement: str, drop: str 
     assert lived.found()
 
 
+def test_verify_names_a_closed_day_that_no_audit_row_tells_of(lived: World) -> None:
+    lived.tamper("DELETE FROM audit WHERE action = 'day.close'", drop="audit_is_kept")
+    closed = [d for d in lived.q.verify().differences if d.what == "closed_day"]
+    assert [(d.where, d.expected, d.found) for d in closed] == [
+        (day, "an audit row", None) for (day,) in lived.sql("SELECT day FROM closed_day")
+    ]
+    assert closed
+
+
+def test_verify_names_a_closed_day_that_is_gone(lived: World) -> None:
+    days = lived.sql("SELECT day FROM closed_day")
+    lived.tamper("DELETE FROM closed_day", drop="closed_day_is_immutable")
+    closed = [d for d in lived.q.verify().differences if d.what == "closed_day"]
+    assert [(d.where, d.expected, d.found) for d in closed] == [
+        (day, "a closed day", None) for (day,) in days
+    ]
+
+
 def test_a_difference_says_where_and_both_values(lived: World) -> None:
     lived.tamper("UPDATE counter SET used = used + 7 WHERE period = 60 AND used = 4")
     (difference,) = lived.q.verify().differences

@@ -262,6 +262,31 @@ def test_the_moment_to_retry_is_the_first_that_passes(
             assert not decided(of, owned, amount, NOW + later).allowed
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("period", [WEEK, MONTH])
+def test_the_days_of_a_week_or_month_count_and_those_beside_it_do_not(
+    period: Period, shared: bool
+) -> None:
+    of = policy([Limit(period, 30)])
+    window = of.calendar.window(period, NOW)
+    days = [of.calendar.day(at).starts_at_ms for at in (window.starts_at_ms, NOW)]
+    beside = [window.starts_at_ms - 1, window.reset_at_ms]
+    units = dict(zip([*days, *beside], (1, 2, 4, 8), strict=True))
+    used = {(1440, of.calendar.day(at).starts_at_ms): n for at, n in units.items()}
+    # Of another length is no day, whenever it starts.
+    used[60, NOW - NOW % 3_600_000] = 16
+    if shared:
+        capacity = replace(IMAGE, capacity=Limit(period, 20))
+        asking = replace(
+            account(of), resource=capacity, totals={k: {1: n} for k, n in used.items()}
+        )
+        limit = 20
+    else:
+        asking, limit = replace(account(of), used=used), 30
+    found = decide(of, asking, 1, NOW)
+    assert (found.period, found.limit, found.used, found.shared) == (period, limit, 3, shared)
+
+
 @pytest.mark.parametrize("mode", ["shadow", "off"])
 def test_the_start_of_a_lenient_enforcement_is_a_moment_to_retry(mode: Any) -> None:
     switch = Enforcement(1, mode, Scope(), NOW + 7_000, NOW + 9_000)

@@ -232,6 +232,20 @@ def test_a_mode_alone_is_a_preset_too() -> None:
 
 
 @pytest.mark.parametrize(
+    "key", ["name", "cap", "total", "scale", "ramp", "every", "message", "for"]
+)
+def test_what_has_to_be_a_text_is_refused_as_a_number(key: str) -> None:
+    with pytest.raises(InvalidInput, match=f"preset.p.throttle.{key} is not a text"):
+        read_preset("p", {"throttle": [{key: 3}]})
+
+
+@pytest.mark.parametrize("key", ["deny", "freeze_grants", "include_protected"])
+def test_what_has_to_be_true_or_false_is_refused_as_a_text(key: str) -> None:
+    with pytest.raises(InvalidInput, match=f"preset.p.throttle.{key} is neither true nor false"):
+        read_preset("p", {"throttle": [{key: "true"}]})
+
+
+@pytest.mark.parametrize(
     ("text", "why"),
     [
         ("[preset.p]", "preset.p does nothing"),

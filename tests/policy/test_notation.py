@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import pytest
 from hypothesis import given
@@ -15,6 +15,9 @@ from quotactl.policy.notation import (
     check_amount,
     check_id,
     check_name,
+    check_text,
+    check_unit,
+    could_be_an_id,
     duration_text,
     limit_text,
     parse_amount,
@@ -27,6 +30,7 @@ from quotactl.policy.notation import (
     parse_percent,
     parse_period,
     parse_rfc3339,
+    shown,
 )
 from quotactl.policy.window import DAY, MONTH, WEEK, calendar_of, from_ms, period_of_length, to_ms
 
@@ -76,6 +80,9 @@ def test_any_text_is_a_limit_or_refused_in_one_line(text: str) -> None:
     assert message.isprintable()
 
 
+# That of 9000-01-01, counted from 1970 on.
+LAST_DAY = 2_567_655
+
 READINGS: list[tuple[Callable[[str], object], str, object]] = [
     (parse_number, "40k", 40_000),
     (parse_number, "2M", 2_000_000),
@@ -95,6 +102,18 @@ READINGS: list[tuple[Callable[[str], object], str, object]] = [
     (parse_duration, "7d", 604_800_000),
     (parse_duration, "90s", 90_000),
     (parse_assignment, "image=3/day", ("image", "3/day")),
+    # the first and the last that are taken
+    (parse_period, "1m", period_of_length(1)),
+    (parse_period, "1439m", period_of_length(1439)),
+    (parse_percent, "0%", 0),
+    (parse_percent, "100%", 100),
+    (parse_amount, "1", 1),
+    (parse_duration, "1s", 1_000),
+    (parse_duration, f"{LAST_DAY}d", LAST_DAY * 86_400_000),
+    (parse_date, "1970-01-01", date(1970, 1, 1)),
+    (parse_date, "8999-12-31", date(8999, 12, 31)),
+    (parse_rfc3339, "1970-01-01T00:00:00Z", 0),
+    (parse_rfc3339, "8999-12-31T23:59:59.999Z", LAST_DAY * 86_400_000 - 1),
 ]
 
 
@@ -165,6 +184,10 @@ REFUSALS: list[tuple[Callable[[str], object], str, str]] = [
     (parse_rfc3339, "2025-03-28T09:00:00", "not understood"),
     (parse_rfc3339, "2025-13-28T09:00:00Z", "not understood"),
     (parse_rfc3339, "1969-12-31T23:59:59Z", "out of range"),
+    (parse_rfc3339, "9000-01-01T00:00:00Z", "out of range"),
+    (parse_duration, f"{LAST_DAY}d1s", "out of range"),
+    (parse_date, "1969-12-31", "out of range"),
+    (parse_date, "9000-01-01", "out of range"),
 ]
 
 
@@ -253,3 +276,45 @@ def test_other_ids_are_taken_as_they_come(text: str) -> None:
 def test_a_name_fits_into_an_assignment(text: str) -> None:
     with pytest.raises(InvalidInput):
         check_name(text, "tier")
+
+
+@pytest.mark.parametrize("text", ["x" * 64, "0", "A9_.:-"])
+def test_other_names_are_taken_as_they_come(text: str) -> None:
+    assert check_name(text, "tier") == text
+
+
+@pytest.mark.parametrize("text", ["x" * 2000, "two\n\tlines", "[red]", "é\u2028"])
+def test_a_reason_may_have_lines(text: str) -> None:
+    check_text(text, "reason")
+
+
+@pytest.mark.parametrize("text", ["", " \n", "x" * 2001, "\x1b[31m", "a\r", "\ud800", 7])
+def test_a_reason_is_neither_empty_nor_long_nor_an_escape(text: object) -> None:
+    with pytest.raises(InvalidInput, match="reason"):
+        check_text(text, "reason")
+
+
+def test_a_unit_is_short() -> None:
+    check_unit("x" * 64)
+    with pytest.raises(InvalidInput, match="unit has 65 characters"):
+        check_unit("x" * 65)
+
+
+def test_ids_of_rows_are_whole_numbers_that_a_row_can_have() -> None:
+    numbers = (1, 2**63 - 1, 0, -1, 2**63, True, 1.0, "1", None)
+    assert [could_be_an_id(number) for number in numbers] == [True, True, *[False] * 7]
+
+
+def test_what_was_written_is_shown_on_one_line_and_shortened_where_it_is_long() -> None:
+    assert shown("a\n\x1bé") == r"'a\n\x1b\xe9'"
+    assert shown("x" * 78) == f"'{'x' * 78}'"
+    assert shown("x" * 79) == f"'{'x' * 76}..."
+    assert shown(16**5000) == "a number of thousands of digits"
+
+
+@pytest.mark.parametrize(
+    ("duration_ms", "text"),
+    [(0, "0s"), (999, "0s"), (61_500, "1m1s"), (90_061_000, "1d1h1m1s"), (86_400_000, "1d")],
+)
+def test_a_duration_is_written_without_what_is_none(duration_ms: int, text: str) -> None:
+    assert duration_text(duration_ms) == text

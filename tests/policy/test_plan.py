@@ -18,6 +18,7 @@ from quotactl.policy.plan import (
     ResourcePlan,
     TierPlan,
     differences,
+    quoted,
     read_plan,
     to_toml,
 )
@@ -237,6 +238,7 @@ def test_what_is_written_is_what_a_person_would_write() -> None:
         ("[resource.image]\ncapacity = '3/day,1/hour'", "resource.image.capacity"),
         ("[resource.image]\ncapacity = 'unlimited'", "resource.image.capacity"),
         ("[resource.'a b']", "no name"),
+        ("default_tier = 'a b'\n[tier.'a b']", "tier 'a b' is no name"),
         ("default_tier = 'a'\n[tier.a]\nprotected = 1", "tier.a.protected"),
         ("default_tier = 'a'\n[tier.a]\nlimits = 1", "tier.a.limits"),
         ("default_tier = 'a'\n[tier.a.limits]\nimage = '3/day'", "tier.a.limits.image"),
@@ -260,3 +262,12 @@ def test_a_file_that_is_wrong_is_refused_by_the_key(text: str, why: str) -> None
 def test_a_default_tier_that_is_no_text_is_refused(value: str) -> None:
     with pytest.raises(InvalidInput):
         read_plan(tomllib.loads(f"default_tier = {value}\n[tier.free]"))
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("free", "free"), ("a_b-9", "a_b-9"), ("a.b", '"a.b"'), ("é", '"é"'), ("_", '"_"')],
+)
+def test_a_name_is_bare_where_it_can_be(name: str, key: str) -> None:
+    assert quoted(name) == key
+    assert tomllib.loads(f"{key} = 1") == {name: 1}

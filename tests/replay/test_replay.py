@@ -232,6 +232,14 @@ def test_an_existing_file_is_never_overwritten(
     assert "exists already" in capsys.readouterr().err
 
 
+def test_what_a_spreadsheet_puts_before_the_header_is_no_part_of_it(
+    tmp_path: Path, policy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("\ufeffat,user\n2025-03-01T10:00:00Z,ada\n", encoding="utf-8")
+    assert replayed(capsys, str(trace), "--policy", policy)["allowed"] == 1
+
+
 def test_a_line_that_is_not_utf8_is_skipped_and_the_rest_goes_on(
     tmp_path: Path, policy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
