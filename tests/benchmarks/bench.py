@@ -232,7 +232,7 @@ with open(told, "w") as file:
     file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
 sys.exit(os.waitstatus_to_exitcode(status) % 256)
 """
-MEMORY_MAX = 6 * 1024**3
+MEMORY_MAX = 1024**3
 """No command may have more, lest it takes the machine with it."""
 
 
