@@ -275,14 +275,13 @@ def test_the_days_of_a_week_or_month_count_and_those_beside_it_do_not(
     used = {(1440, of.calendar.day(at).starts_at_ms): n for at, n in units.items()}
     # Of another length is no day, whenever it starts.
     used[60, NOW - NOW % 3_600_000] = 16
+    asking, limit = account(of), 30
     if shared:
-        capacity = replace(IMAGE, capacity=Limit(period, 20))
-        asking = replace(
-            account(of), resource=capacity, totals={k: {1: n} for k, n in used.items()}
-        )
+        asking.resource = replace(IMAGE, capacity=Limit(period, 20))
+        asking.totals = {k: {1: n} for k, n in used.items()}
         limit = 20
     else:
-        asking, limit = replace(account(of), used=used), 30
+        asking.used = used
     found = decide(of, asking, 1, NOW)
     assert (found.period, found.limit, found.used, found.shared) == (period, limit, 3, shared)
 
