@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, Any
 
 from quotactl.cli.declared import Argument, Noun, Option
 from quotactl.cli.invocation import invocation
-from quotactl.cli.options import OfUser, parse_count, parse_id
+from quotactl.cli.options import EVERYTHING, OfUser, parse_count, parse_id
 from quotactl.cli.outcome import opened, show
+
+if TYPE_CHECKING:
+    from quotactl.ledger.views import AuditView
 
 app = Noun()
 
@@ -32,24 +36,41 @@ def list_acts(
     """
     from quotactl.reports import listing
 
+    this = invocation()
     count = parse_count(limit, 50)
-    with opened() as q:
-        found = listing.audit_rows(q.engine, count=count, user=user, action=action)
-    if invocation().output in {"json", "jsonl"}:
-        show(found, [])
-        return
-    # Narrow enough for 80 columns; `audit show` and JSON have the rest.
-    rows = [
-        {
-            "id": act.id,
-            "at": act.at,
-            "actor": act.actor,
-            "act": " ".join(filter(None, (act.action, act.user, act.subject))),
-            "reason": " ".join(filter(None, (act.reason, act.ticket and f"({act.ticket})"))),
-        }
-        for act in found
-    ]
-    show(rows, ["id", "at", "actor", "act", "reason"])
+    columns = ["id", "at", "actor", "act", "reason"]
+    with (
+        opened() as q,
+        closing(
+            listing.audit_rows(
+                q.engine,
+                # All of them come as they stand; the last so many are looked for first.
+                count=None if count == EVERYTHING else count,
+                user=user,
+                action=action,
+            )
+        ) as found,
+    ):
+        if this.output in {"json", "jsonl"}:
+            this.emit(found)
+            return
+        rows = map(_line, found)
+        if this.output != "table":
+            this.emit(rows, columns=columns)
+            return
+        acts = list(rows)
+    this.emit(acts, columns=columns)
+
+
+def _line(act: AuditView) -> dict[str, Any]:
+    """An act narrow enough for 80 columns; `audit show` and JSON have the rest."""
+    return {
+        "id": act.id,
+        "at": act.at,
+        "actor": act.actor,
+        "act": " ".join(filter(None, (act.action, act.user, act.subject))),
+        "reason": " ".join(filter(None, (act.reason, act.ticket and f"({act.ticket})"))),
+    }
 
 
 @app.command("show")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Annotated, Any
 
 from quotactl.cli.declared import Argument, Noun, Option
@@ -143,11 +144,16 @@ def list_grants(user: OfUser = None, resource: Resource = None, everything: All 
     """
     from quotactl.reports import listing
 
-    with opened() as q:
-        show(
+    with (
+        opened() as q,
+        closing(
             listing.grants(
                 q.engine, q.now_ms(), user=user, resource=resource, everything=everything
-            ),
+            )
+        ) as found,
+    ):
+        show(
+            found,
             [
                 "id",
                 "user",

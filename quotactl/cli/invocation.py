@@ -16,18 +16,23 @@ import os
 import select
 import shlex
 import sys
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from quotactl.errors import InvalidInput, NeedsConfirmation
-from quotactl.render import render
+from quotactl.render import pieces, render
 from quotactl.render.text import neutralise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from typing import TextIO
 
-    from quotactl.render import Output, Value
+    from quotactl.render import Output, Record, Value
+
+# So many characters of a list are held in memory; a longer one goes through a file.
+HELD_MAX = 4_000_000
 
 _current: ContextVar[Invocation] = ContextVar("quotactl_invocation")
 
@@ -76,7 +81,7 @@ class Invocation:
 
     def emit(
         self,
-        value: Value,
+        value: Value | Iterator[Record],
         *,
         columns: Sequence[str] | None = None,
         title: str | None = None,
@@ -84,12 +89,48 @@ class Invocation:
     ) -> None:
         """Write data to stdout in the chosen format (see `quotactl.render`).
 
+        A list that comes row by row is not kept in memory, but in a table: it is read to
+        its end, into a file if it is long, before the first line is written, so that the
+        transaction that it is read in does not wait for a slow reader.
+
         With `-q` nothing is written, unless a format was asked for by name: a script
         that says `-q --json` wants the JSON and no talk.
         """
         if self.quiet and self.format is None:
             return
+        if isinstance(value, Iterator):
+            if self.output != "table":
+                self._pass_on(pieces(value, self.output, columns or ()))
+                return
+            value = list(value)
         self.write(render(value, self.output, columns=columns, title=title, caption=caption))
+
+    def _pass_on(self, texts: Iterator[str]) -> None:
+        held: list[str] = []
+        size = 0
+        spool: TextIO | None = None
+        with ExitStack() as opened:
+            for text in texts:
+                held.append(text)
+                size += len(text)
+                if size < HELD_MAX:
+                    continue
+                if spool is None:
+                    from tempfile import TemporaryFile
+
+                    spool = opened.enter_context(
+                        TemporaryFile("w+", encoding="utf-8", newline="\n")
+                    )
+                spool.writelines(held)
+                held.clear()
+                size = 0
+            if spool is not None:
+                spool.writelines(held)
+                held.clear()
+                spool.seek(0)
+                while lines := spool.readlines(HELD_MAX):
+                    self.write_lines("".join(lines))
+        self.write_lines("".join(held))
 
     def write(self, text: str) -> None:
         """Write text to stdout as it stands: rendered data, or a script to be installed."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from quotactl.cli.invocation import invocation, without_password
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping
 
     from quotactl.api import Ledger
     from quotactl.ledger.values import Decision
     from quotactl.ledger.views import Outcome
     from quotactl.operations.admin import Admin
     from quotactl.render import Record
+
+Item = TypeVar("Item")
 
 # Of a decision, what is shown on a terminal also where it is no or 0.
 _ALWAYS = ("allowed", "used", "remaining")
@@ -108,19 +111,39 @@ def undo(*words: str) -> str:
 
 
 def show(
-    rows: Sequence[Record],
+    rows: Sequence[Record] | Iterator[Record],
     columns: Sequence[str],
     *,
     words: Mapping[str, str] | None = None,
     caption: str | None = None,
     title: str | None = None,
 ) -> None:
-    """Write a list to stdout.
+    """Write a list to stdout; row by row where it comes so (see `Invocation.emit`).
 
     `words` say what None means in a column (`limit`: unlimited); JSON keeps null.
     """
-    shown = [worded(row, words) for row in rows] if words else rows
-    invocation().emit(shown, columns=columns, caption=caption, title=title)
+    if words:
+        each = (worded(row, words) for row in rows)
+        rows = list(each) if isinstance(rows, Sequence) else each
+    invocation().emit(rows, columns=columns, caption=caption, title=title)
+
+
+class FirstOf(Generic[Item]):
+    """The first so many of a list that comes one by one, which is closed then; `more` tells,
+    after the last of them, whether there were others."""
+
+    def __init__(self, items: Generator[Item, None, None], count: int) -> None:
+        self._items = items
+        self._count = count
+        self.more = False
+
+    def __iter__(self) -> Iterator[Item]:
+        for number, item in enumerate(self._items):
+            if number == self._count:
+                self.more = True
+                self._items.close()
+                return
+            yield item
 
 
 def worded(row: Record, words: Mapping[str, str]) -> dict[str, Any]:

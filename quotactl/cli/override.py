@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Annotated
 
 from quotactl.cli.declared import Argument, Noun, Option
@@ -79,9 +80,12 @@ def list_overrides(user: OfUser = None, everything: All = False) -> None:
     """
     from quotactl.reports import listing
 
-    with opened() as q:
+    with (
+        opened() as q,
+        closing(listing.overrides(q.engine, q.now_ms(), user=user, everything=everything)) as found,
+    ):
         show(
-            listing.overrides(q.engine, q.now_ms(), user=user, everything=everything),
+            found,
             ["id", "user", "resource", "period", "limit", "expires_at", "state", "reason"],
             words={"limit": "unlimited", "period": "every"},
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 from quotactl.cli import aftermath
@@ -59,14 +60,13 @@ def usage(
       quotactl report usage --by hour --tier free --day 2025-03-27
       quotactl report usage --by day --user ada --days 30 --json
     """
-    from quotactl.reports.usage import columns_of
-    from quotactl.reports.usage import usage as report
+    from quotactl.reports.usage import columns_of, usage_flowing
 
     this = invocation()
     by = by or ("tier" if user is None else "user")
     most = parse_count(limit, USERS_SHOWN) if by == "user" else None
     with opened() as ledger:
-        span, rows = report(
+        span, rows = usage_flowing(
             ledger.engine,
             ledger.now_ms(),
             by=by,
@@ -79,10 +79,16 @@ def usage(
             user=user,
             limit=most,
         )
+        with closing(rows):
+            if this.output != "table":
+                this.emit(rows, columns=columns_of(by))
+                return
+            found = list(rows)
     caption = None
-    if most is not None and len(rows) == most:
+    if most is not None and len(found) == most:
         caption = f"the {most} largest; --limit N shows more"
-    this.emit(rows, columns=columns_of(by), title=f"Usage by {by}, {_named(span)}", caption=caption)
+    title = f"Usage by {by}, {_named(span)}"
+    this.emit(found, columns=columns_of(by), title=title, caption=caption)
 
 
 @app.command("top")
@@ -106,12 +112,11 @@ def top(
       quotactl report top --by denied --day yesterday --limit 100
       quotactl report top --resource image --days 7 --json
     """
-    from quotactl.reports.usage import columns_of
-    from quotactl.reports.usage import top as report
+    from quotactl.reports.usage import columns_of, top_flowing
 
     this = invocation()
     with opened() as ledger:
-        span, rows = report(
+        span, rows = top_flowing(
             ledger.engine,
             ledger.now_ms(),
             by=by,
@@ -122,7 +127,12 @@ def top(
             resource=resource,
             limit=10 if limit is None else parse_count(limit, 10),
         )
-    this.emit(rows, columns=columns_of("user"), title=f"Most {by}, {_named(span)}")
+        with closing(rows):
+            if this.output != "table":
+                this.emit(rows, columns=columns_of("user"))
+                return
+            found = list(rows)
+    this.emit(found, columns=columns_of("user"), title=f"Most {by}, {_named(span)}")
 
 
 app.command("throttle")(aftermath.report)

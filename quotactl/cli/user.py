@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Annotated
 
 from quotactl.cli.declared import Argument, Noun, Option
@@ -16,7 +17,7 @@ from quotactl.cli.options import (
     User,
     parse_count,
 )
-from quotactl.cli.outcome import conclude, opened, rehearsed, show, worded
+from quotactl.cli.outcome import FirstOf, conclude, opened, rehearsed, worded
 
 app = Noun()
 
@@ -91,12 +92,20 @@ def list_users(
 
     this = invocation()
     count = parse_count(limit, 100)
-    with opened() as q:
-        found, more = listing.users(q.engine, count=count, tier=tier)
-        caption = f"the first {count}; more with --limit" if more else None
-        if caption and this.output != "table":
-            this.say(caption)
-        show(found, ["user", "tier", "follows_default", "protected", "created_at"], caption=caption)
+    columns = ["user", "tier", "follows_default", "protected", "created_at"]
+    with opened() as q, closing(listing.users(q.engine, tier=tier)) as everybody:
+        first = FirstOf(everybody, count)
+        if this.output == "table":
+            found = list(first)
+            this.emit(found, columns=columns, caption=_more(count) if first.more else None)
+            return
+        this.emit(iter(first), columns=columns)
+        if first.more:
+            this.say(_more(count))
+
+
+def _more(count: int) -> str:
+    return f"the first {count}; more with --limit"
 
 
 @app.command("set-tier")

@@ -120,6 +120,10 @@ class Reading(Protocol):
         """Whole rows of one table whose columns equal the given values (None: is null)."""
         ...
 
+    def each_row(self, table: str, where: Mapping[str, Any] | None = None) -> Iterator[Row]:
+        """The same by id, one by one: of tables that grow with the users."""
+        ...
+
     @property
     def settings(self) -> Mapping[str, str]:
         """The settings that were set, by key."""
@@ -163,8 +167,8 @@ class Reading(Protocol):
         """Users there ever were."""
         ...
 
-    def page_of_users(self, tier_id: int | None, *, follows_default: bool, count: int) -> list[Row]:
-        """The first so many users by id, those on one tier only if it is given.
+    def each_user(self, tier_id: int | None, *, follows_default: bool) -> Iterator[Row]:
+        """Users by id, one by one, those on one tier only if it is given.
 
         With `follows_default` also those that were never put on a tier.
         """
@@ -193,7 +197,7 @@ class Reading(Protocol):
         by_day: bool,
         order: str,
         limit: int | None,
-    ) -> list[Row]:
+    ) -> Iterator[Row]:
         """Sums of day counters per user and resource, or per day, the largest first.
 
         `starts` are the days' starts; `order` is one of the counter's columns.

@@ -23,7 +23,7 @@ as `\x1b` (see `text`), and csv defuses formulas. No format reads markup in a ce
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 Output: TypeAlias = Literal["table", "json", "jsonl", "csv", "tsv"]
@@ -70,6 +70,21 @@ def render(
     from quotactl.render import delimited
 
     return (delimited.csv if output == "csv" else delimited.tsv)(content, columns)
+
+
+def pieces(rows: Iterable[Record], output: Output, columns: Sequence[str]) -> Iterator[str]:
+    """Yield the text of a list as `render` gives it, bit by bit: no row is kept.
+
+    Any format but a table, which needs all rows for the widths of its columns.
+    """
+    content = map(_record, rows)
+    if output in {"json", "jsonl"}:
+        from quotactl.render import structured
+
+        return structured.array(content) if output == "json" else structured.lines(content)
+    from quotactl.render import delimited
+
+    return (delimited.csv_rows if output == "csv" else delimited.tsv_rows)(content, columns)
 
 
 def _plain(value: Value) -> Mapping[str, Any] | list[Mapping[str, Any]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from quotactl.render.text import is_number, neutralise, scalar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 # Spreadsheets run a cell that begins so (OWASP, "CSV Injection").
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
@@ -16,25 +16,44 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  #
 def tsv(content: Mapping[str, Any] | list[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Return a header and rows; of a record, a line per field with its name first."""
     if isinstance(content, list):
-        rows = [list(columns), *([_cell(row.get(name)) for name in columns] for row in content)]
-    else:
-        rows = [[name, _cell(content.get(name))] for name in columns]
-    return "".join("\t".join(row) + "\n" for row in rows if row)
+        return "".join(tsv_rows(content, columns))
+    return "".join(f"{name}\t{_cell(content.get(name))}\n" for name in columns)
+
+
+def tsv_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
+    """Yield a header and rows, a line each."""
+    if not columns:
+        return
+    yield "\t".join(columns) + "\n"
+    for row in rows:
+        yield "\t".join([_cell(row.get(name)) for name in columns]) + "\n"
 
 
 def csv(content: Mapping[str, Any] | list[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Return a header and rows. Lines end in a bare newline, as other tools here expect."""
-    import csv as standard
-    import io
+    return "".join(csv_rows(content if isinstance(content, list) else [content], columns))
 
-    rows = content if isinstance(content, list) else [content]
+
+def csv_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
+    """Yield a header and rows, a line each."""
+    import csv as standard
+
     if not columns:
-        return ""
-    text = io.StringIO()
-    writer = standard.writer(text, lineterminator="\n")
+        return
+    line: list[str] = []
+    writer = standard.writer(_Into(line.append), lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([_defused(row.get(name)) for name in columns] for row in rows)
-    return text.getvalue()
+    yield line.pop()
+    for row in rows:
+        writer.writerow([_defused(row.get(name)) for name in columns])
+        yield line.pop()
+
+
+class _Into:
+    """What csv takes for a file: it writes a row at once."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self.write = write
 
 
 def _cell(value: object) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from quotactl.render.text import scalar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 # ASCII only: what could harm a terminal is escaped, and a lone surrogate (an argument
 # that was no UTF-8) has a form at all. NaN is no JSON.
@@ -22,15 +22,27 @@ def json(content: Mapping[str, Any] | list[Mapping[str, Any]]) -> str:
     Not indented: that takes the standard library's slow encoder, and a list with an
     element per line is good for diff and grep.
     """
-    if isinstance(content, list):
-        return "[\n  " + ",\n  ".join(map(dumps, content)) + "\n]\n" if content else "[]\n"
-    return dumps(content) + "\n"
+    return "".join(array(content)) if isinstance(content, list) else dumps(content) + "\n"
+
+
+def array(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield an array bit by bit."""
+    before = "[\n  "
+    for row in rows:
+        yield before + dumps(row)
+        before = ",\n  "
+    yield "[]\n" if before[0] == "[" else "\n]\n"
 
 
 def jsonl(content: Mapping[str, Any] | list[Mapping[str, Any]]) -> str:
     """Return an object per line."""
-    rows = content if isinstance(content, list) else [content]
-    return "".join(f"{dumps(row)}\n" for row in rows)
+    return "".join(lines(content if isinstance(content, list) else [content]))
+
+
+def lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield an object per line."""
+    for row in rows:
+        yield f"{dumps(row)}\n"
 
 
 def dumps(value: object, *, compact: bool = False) -> str:

@@ -2,13 +2,15 @@
 
 Each function takes an open engine and gives the frozen values that are printed.
 Lists hold what is live, not what expired or was lifted, revoked or retired; `everything`
-gives that too.
+gives that too. Those that grow with the users come one by one, from a transaction that
+ends with the last of them, or when the list is closed: until then it keeps others from the
+engine.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -119,16 +121,13 @@ def settings(engine: Engine) -> list[SettingView]:
 # ---- users
 
 
-def users(engine: Engine, *, count: int, tier: str | None = None) -> tuple[list[UserView], bool]:
-    """The first so many users, those met first first, and whether there are more.
-
-    Those who follow the default tier are on it.
-    """
+def users(engine: Engine, *, tier: str | None = None) -> Generator[UserView, None, None]:
+    """Users one by one, those met first first. Those who follow the default tier are on it."""
     with engine.reading() as book:
         tier_id = None if tier is None else book.policy.tier_named(tier).id
         follows = tier_id is not None and tier_id == book.policy.default_tier_id
-        rows = book.page_of_users(tier_id, follows_default=follows, count=count + 1)
-        return [user_view(book, row) for row in rows[:count]], len(rows) > count
+        for row in book.each_user(tier_id, follows_default=follows):
+            yield user_view(book, row)
 
 
 @frozen
@@ -194,11 +193,11 @@ def user_detail(engine: Engine, user: str, now_ms: int) -> UserDetail:
 
 def overrides(
     engine: Engine, now_ms: int, *, user: str | None = None, everything: bool = False
-) -> list[OverrideView]:
-    """Overrides, oldest first."""
+) -> Generator[OverrideView, None, None]:
+    """Overrides one by one, oldest first."""
     with engine.reading() as book:
         user_id = None if user is None else _user_named(book, user)["id"]
-        return _overrides(book, user_id, now_ms, everything=everything)
+        yield from _overrides(book, user_id, now_ms, everything=everything)
 
 
 def grants(
@@ -208,15 +207,18 @@ def grants(
     user: str | None = None,
     resource: str | None = None,
     everything: bool = False,
-) -> list[GrantView]:
-    """Grants, oldest first; a live one may be used up, since a refund can fill it again."""
+) -> Generator[GrantView, None, None]:
+    """Grants one by one, oldest first.
+
+    A live one may be used up, since a refund can fill it again.
+    """
     with engine.reading() as book:
         where: Row = {}
         if user is not None:
             where["user_id"] = _user_named(book, user)["id"]
         if resource is not None:
             where["resource_id"] = book.policy.resource_named(resource).id
-        return _grants(book, where, now_ms, everything=everything)
+        yield from _grants(book, where, now_ms, everything=everything)
 
 
 # ---- switches
@@ -274,16 +276,17 @@ def in_force(engine: Engine, now_ms: int, *, throttles: bool = True) -> str | No
 
 
 def audit_rows(
-    engine: Engine, *, count: int, user: str | None = None, action: str | None = None
-) -> list[AuditView]:
-    """The last so many acts that match, newest last."""
+    engine: Engine, *, count: int | None, user: str | None = None, action: str | None = None
+) -> Generator[AuditView, None, None]:
+    """The last so many acts that match, one by one, newest last."""
     with engine.reading() as book:
         where: Row = {}
         if user is not None:
             where["user_id = ?"] = _user_named(book, user)["id"]
         if action is not None:
             where["action = ?"] = action
-        return [_audit(book, row) for row in book.audit_rows(where=where, newest=count)]
+        for row in book.audit_rows(where=where, newest=count):
+            yield _audit(book, row)
 
 
 def audit_row(engine: Engine, audit_id: int) -> AuditView:
@@ -357,19 +360,18 @@ def _standings(book: Reading, user: str, now_ms: int) -> list[Standing]:
     return found
 
 
-def _rows(book: Reading, table: str, where: Row, *, everything: bool) -> list[Row]:
-    return book.rows(table, where if everything else {**where, "ended_at_ms": None})
+def _rows(book: Reading, table: str, where: Row, *, everything: bool) -> Iterator[Row]:
+    return book.each_row(table, where if everything else {**where, "ended_at_ms": None})
 
 
 def _overrides(
     book: Reading, user_id: int | None, now_ms: int, *, everything: bool = False
-) -> list[OverrideView]:
+) -> Iterator[OverrideView]:
     where = {} if user_id is None else {"user_id": user_id}
-    views = [
-        override_view(book, row, now_ms)
-        for row in _rows(book, "override", where, everything=everything)
-    ]
-    return [view for view in views if everything or view.state == "live"]
+    for row in _rows(book, "override", where, everything=everything):
+        view = override_view(book, row, now_ms)
+        if everything or view.state == "live":
+            yield view
 
 
 def _blocks(book: Reading, user_id: int, now_ms: int) -> list[BlockView]:
@@ -377,12 +379,13 @@ def _blocks(book: Reading, user_id: int, now_ms: int) -> list[BlockView]:
     return [view for row in rows if (view := block_view(book, row, now_ms)).state == "live"]
 
 
-def _grants(book: Reading, where: Row, now_ms: int, *, everything: bool = False) -> list[GrantView]:
-    views = [
-        grant_view(book, row, now_ms)
-        for row in _rows(book, "grant_pool", where, everything=everything)
-    ]
-    return [view for view in views if everything or view.state in {"live", "used_up"}]
+def _grants(
+    book: Reading, where: Row, now_ms: int, *, everything: bool = False
+) -> Iterator[GrantView]:
+    for row in _rows(book, "grant_pool", where, everything=everything):
+        view = grant_view(book, row, now_ms)
+        if everything or view.state in {"live", "used_up"}:
+            yield view
 
 
 def _reservations(book: Reading, user_id: int, now_ms: int) -> list[ReservationView]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Iterable, Iterator
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from quotactl.errors import InvalidInput, NotFound
 from quotactl.frozen import frozen
@@ -69,6 +70,9 @@ class UsageRow:
         return fields
 
 
+UsageRows: TypeAlias = Generator[UsageRow, None, None]
+
+
 def columns_of(group: str) -> list[str]:
     """The columns of a usage report."""
     return list(UsageRow(group, "", "", None, None, 0, 0, 0, 0).to_dict())
@@ -126,22 +130,59 @@ def usage(
 
     By user the largest come first, at most `limit`; else in order of the key.
     """
+    span, rows = usage_flowing(
+        engine,
+        now_ms,
+        by=by,
+        day=day,
+        days=days,
+        first=first,
+        last=last,
+        resource=resource,
+        tier=tier,
+        user=user,
+        limit=limit,
+    )
+    return span, list(rows)
+
+
+def usage_flowing(
+    engine: Engine,
+    now_ms: int,
+    *,
+    by: str,
+    day: str | None,
+    days: int | None,
+    first: str | None,
+    last: str | None,
+    resource: str | None,
+    tier: str | None,
+    user: str | None,
+    limit: int | None,
+) -> tuple[Span, UsageRows]:
+    """The same with the rows one by one, however many users there are: from a transaction
+    that ends with the last of them, or when they are closed."""
     if by not in GROUPS:
         raise InvalidInput(f"usage by {by!r} is not kept", hint=f"by {', '.join(GROUPS)}")
     if user is not None and by not in ("user", "day"):
         raise InvalidInput("one user's usage is kept by day", hint="--by user or --by day")
     if tier is not None and (by == "user" or user is not None):
         raise InvalidInput("a tier's usage is kept by tier, resource, day and hour")
-    with engine.reading() as book:
-        span = span_of(book, now_ms, day=day, days=days, first=first, last=last)
+
+    def rows(book: Reading, span: Span) -> Iterator[UsageRow]:
         resource_ids = _resource_ids(book, resource)
-        if user is not None:
-            _user_id(book, user)
-        if by == "user" or user is not None:
-            rows = _by_user(book, span, resource_ids, by=by, user=user, limit=limit)
-        else:
-            rows = _by_demand(book, span, resource_ids, by=by, tier=tier)
-    return span, rows
+        user_id = None if user is None else _user_id(book, user)
+        if by == "user":
+            return _by_user(book, span, resource_ids, user_id=user_id, limit=limit)
+        if user_id is not None:
+            return iter(_by_day(book, span, resource_ids, user_id))
+        return iter(_by_demand(book, span, resource_ids, by=by, tier=tier))
+
+    return _flowing(
+        engine,
+        lambda book: span_of(book, now_ms, day=day, days=days, first=first, last=last),
+        rows,
+    )
 
 
 def top(
@@ -157,16 +198,68 @@ def top(
     limit: int = 10,
 ) -> tuple[Span, list[UsageRow]]:
     """The users with the most units `by`: used, granted, denied or shadow_denied."""
+    span, rows = top_flowing(
+        engine,
+        now_ms,
+        by=by,
+        day=day,
+        days=days,
+        first=first,
+        last=last,
+        resource=resource,
+        limit=limit,
+    )
+    return span, list(rows)
+
+
+def top_flowing(
+    engine: Engine,
+    now_ms: int,
+    *,
+    by: str,
+    day: str | None,
+    days: int | None,
+    first: str | None,
+    last: str | None,
+    resource: str | None,
+    limit: int,
+) -> tuple[Span, UsageRows]:
+    """The same with the rows one by one, as those of `usage_flowing`."""
     if by not in TOP_BY:
         raise InvalidInput(f"nobody is at the top by {by!r}", hint=f"by {', '.join(TOP_BY)}")
     if limit < 1:
         raise InvalidInput(f"limit {limit} is out of range", hint="1 or more")
-    with engine.reading() as book:
-        span = span_of(book, now_ms, day=day, days=days, first=first, last=last)
-        rows = _by_user(
-            book, span, _resource_ids(book, resource), by="user", user=None, limit=limit, order=by
-        )
-    return span, [row for row in rows if getattr(row, by) > 0]
+
+    def rows(book: Reading, span: Span) -> Iterator[UsageRow]:
+        ids = _resource_ids(book, resource)
+        for row in _by_user(book, span, ids, user_id=None, limit=limit, order=by):
+            if getattr(row, by) > 0:
+                yield row
+
+    return _flowing(
+        engine,
+        lambda book: span_of(book, now_ms, day=day, days=days, first=first, last=last),
+        rows,
+    )
+
+
+def _flowing(
+    engine: Engine,
+    span_in: Callable[[Reading], Span],
+    rows_in: Callable[[Reading, Span], Iterable[UsageRow]],
+) -> tuple[Span, UsageRows]:
+    """The span, and rows one by one; both from one transaction, begun here."""
+
+    def flow() -> Generator[Span | UsageRow, None, None]:
+        with engine.reading() as book:
+            span = span_in(book)
+            yield span
+            yield from rows_in(book, span)
+
+    rows = flow()
+    span = next(rows)
+    assert isinstance(span, Span)
+    return span, cast("UsageRows", rows)
 
 
 def _by_user(
@@ -174,28 +267,47 @@ def _by_user(
     span: Span,
     resource_ids: list[int],
     *,
-    by: str,
-    user: str | None,
+    user_id: int | None,
     limit: int | None,
     order: str = "used",
-) -> list[UsageRow]:
-    windows = [window_of(book, on) for on in span.dates()]
-    starts = [w.starts_at_ms for w in windows if w.reset_at_ms > w.starts_at_ms]
-    starts += _strays_in(book, resource_ids, Window(windows[0].starts_at_ms, windows[-1][1]))
-    user_id = None if user is None else _user_id(book, user)
+) -> Iterator[UsageRow]:
+    # Once, not for each of all users.
+    resources = {id_: book.resource_name(id_) for id_ in resource_ids}
+    for found in book.usage_of_users(
+        _starts(book, span, resource_ids),
+        resource_ids,
+        user_id=user_id,
+        by_day=False,
+        order=order,
+        limit=limit,
+    ):
+        tier = tier_or_default(book.policy, found["tier_id"])
+        yield UsageRow(
+            group="user",
+            key=found["name"] if found["name"] is not None else f"#{found['user_id']}",
+            resource=resources[found["resource_id"]],
+            tier=None if tier is None else tier.name,
+            requests=None,
+            **{field: found[field] for field in TOP_BY},
+        )
+
+
+def _by_day(book: Reading, span: Span, resource_ids: list[int], user_id: int) -> list[UsageRow]:
     calendar = book.policy.calendar
     rows: dict[tuple[str, int], UsageRow] = {}
     for found in book.usage_of_users(
-        starts, resource_ids, user_id=user_id, by_day=by == "day", order=order, limit=limit
+        _starts(book, span, resource_ids),
+        resource_ids,
+        user_id=user_id,
+        by_day=True,
+        order="used",
+        limit=None,
     ):
         tier = tier_or_default(book.policy, found["tier_id"])
-        name = found["name"] if found["name"] is not None else f"#{found['user_id']}"
-        key = name
-        if by == "day":
-            key = calendar.date_of(calendar.day_charged(found["starts_at_ms"])[0]).isoformat()
+        key = calendar.date_of(calendar.day_charged(found["starts_at_ms"])[0]).isoformat()
         before = rows.get((key, found["resource_id"]))
         rows[key, found["resource_id"]] = UsageRow(
-            group=by,
+            group="day",
             key=key,
             resource=book.resource_name(found["resource_id"]),
             tier=None if tier is None else tier.name,
@@ -206,6 +318,15 @@ def _by_user(
             },
         )
     return list(rows.values())
+
+
+def _starts(book: Reading, span: Span, resource_ids: list[int]) -> list[int]:
+    """The starts that counters of a span's days can bear."""
+    windows = [window_of(book, on) for on in span.dates()]
+    starts = [w.starts_at_ms for w in windows if w.reset_at_ms > w.starts_at_ms]
+    return starts + _strays_in(
+        book, resource_ids, Window(windows[0].starts_at_ms, windows[-1].reset_at_ms)
+    )
 
 
 def _strays_in(book: Reading, resource_ids: list[int], span: Window) -> list[int]:

@@ -553,6 +553,10 @@ class Book(Queries):
         condition, parameters = _condition(where or {})
         return self._dicts(f"SELECT * FROM {table}{condition} ORDER BY {order}", parameters)
 
+    def each_row(self, table: str, where: Mapping[str, Any] | None = None) -> Iterator[Row]:
+        condition, parameters = _condition(where or {})
+        return self._each(f"SELECT * FROM {table}{condition} ORDER BY id", parameters)
+
     def add_grants(
         self,
         *,

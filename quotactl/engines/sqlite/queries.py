@@ -50,9 +50,13 @@ class Queries(Recorded):
         self._dirty = dirty
 
     def _dicts(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
+        return list(self._each(sql, parameters))
+
+    def _each(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Iterator[Row]:
         cursor = self._connection.execute(sql, parameters)
         columns = [column[0] for column in cursor.description]
-        return [dict(zip(columns, row, strict=True)) for row in cursor]
+        for row in cursor:
+            yield dict(zip(columns, row, strict=True))
 
     # ---- audit
 
@@ -79,10 +83,7 @@ class Queries(Recorded):
             parameters.append(newest)
         else:
             sql += " ORDER BY id"
-        cursor = self._connection.execute(sql, parameters)
-        columns = [column[0] for column in cursor.description]
-        for row in cursor:
-            yield dict(zip(columns, row, strict=True))
+        return self._each(sql, parameters)
 
     def why(self, audit_id: int | None) -> dict[str, str | None]:
         """Actor, reason and ticket of an act; a text that was removed is None."""
@@ -356,7 +357,7 @@ class Queries(Recorded):
         by_day: bool,
         order: str,
         limit: int | None,
-    ) -> list[Row]:
+    ) -> Iterator[Row]:
         """Sums of day counters per user and resource, or per day, the largest first.
 
         `starts` are the days' starts; `order` is one of the counter's columns.
@@ -370,17 +371,22 @@ class Queries(Recorded):
         first = "starts_at_ms" if by_day else f"total({order}) DESC, user_id"
         one_user = "" if user_id is None else "AND user_id = ?"
         parameters = [*resource_ids, *starts, *([] if user_id is None else [user_id])]
-        sums = self._dicts(
-            f"SELECT resource_id, user_id, starts_at_ms, sum(used) AS used, "
-            f"sum(granted) AS granted, {_DENIED} "
-            f"FROM counter WHERE resource_id IN ({resources}) AND period = 1440 "
-            f"AND starts_at_ms IN ({days}) {one_user} "
-            f"GROUP BY {group}, resource_id "
-            f"ORDER BY {first}, resource_id "
-            f"LIMIT ?",
-            [*parameters, -1 if limit is None else limit],
+        sums = f"sum(used) AS used, sum(granted) AS granted, {_DENIED}"
+        grouped = f"GROUP BY {group}, resource_id"
+        if len(starts) == 1 and not by_day:
+            # There is one row for each already, and sorting them twice takes twice as long.
+            sums, grouped = "used, granted, denied, shadow_denied", ""
+            first = f"{order} DESC, user_id"
+        return self._named(
+            self._each(
+                f"SELECT resource_id, user_id, starts_at_ms, {sums} "
+                f"FROM counter WHERE resource_id IN ({resources}) AND period = 1440 "
+                f"AND starts_at_ms IN ({days}) {one_user} {grouped} "
+                f"ORDER BY {first}, resource_id "
+                f"LIMIT ?",
+                [*parameters, -1 if limit is None else limit],
+            )
         )
-        return self._named(sums)
 
     def _most_in(
         self, start: int, resource_ids: Sequence[int], order: str, limit: int
@@ -402,12 +408,12 @@ class Queries(Recorded):
         found.sort(key=lambda row: (-row[order], row["user_id"], row["resource_id"]))
         return found[:limit]
 
-    def _named(self, rows: list[Row]) -> list[Row]:
+    def _named(self, rows: Iterable[Row]) -> Iterator[Row]:
         for row in rows:
             row["name"], row["tier_id"] = self._connection.execute(
                 "SELECT name, tier_id FROM user WHERE id = ?", (row["user_id"],)
             ).fetchone()
-        return rows
+            yield row
 
     def usage_of_demand(
         self,
@@ -558,13 +564,12 @@ class Queries(Recorded):
 
     # ---- listing
 
-    def page_of_users(self, tier_id: int | None, *, follows_default: bool, count: int) -> list[Row]:
-        """The first so many users by id, those on one tier only if it is given.
+    def each_user(self, tier_id: int | None, *, follows_default: bool) -> Iterator[Row]:
+        """Users by id, one by one, those on one tier only if it is given.
 
         With `follows_default` also those that were never put on a tier.
         """
-        condition, parameters = "", [count]
-        if tier_id is not None:
-            condition = "WHERE tier_id = ?" + (" OR tier_id IS NULL" if follows_default else "")
-            parameters = [tier_id, count]
-        return self._dicts(f"SELECT * FROM user {condition} ORDER BY id LIMIT ?", parameters)
+        if tier_id is None:
+            return self._each("SELECT * FROM user ORDER BY id")
+        or_none = " OR tier_id IS NULL" if follows_default else ""
+        return self._each(f"SELECT * FROM user WHERE tier_id = ?{or_none} ORDER BY id", (tier_id,))
