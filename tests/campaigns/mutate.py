@@ -75,8 +75,8 @@ TIMED = "test_twenty_thousand_users_are_reported_and_made_good_quickly"
 # The lines before and after that tell what a test is about.
 AROUND = 12
 # What is captured stays in a child's memory, and apart from that of the others.
-OPTIONS = ("-q", "--numprocesses=0", "--no-header", "--tb=no", "--capture=sys", "-p", "no:cacheprovider",
-           "-W", "ignore::pytest.PytestAssertRewriteWarning")  # fmt: skip
+OPTIONS = ("-q", "--numprocesses=0", "--no-header", "--tb=no", "--capture=sys",
+           "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")  # fmt: skip
 MEMORY_MAX = 4 << 30
 
 
