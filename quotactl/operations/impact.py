@@ -1,4 +1,10 @@
-"""How many people a throttle would hit, estimated quickly, before it comes on."""
+"""How many people a throttle would hit, estimated quickly, before it comes on.
+
+Up to `ALL_UP_TO` users all of them are looked at. Of more it is 500 counters for each
+resource, whatever their number: a share p of the active users then has a standard error of
+sqrt(p (1 - p) / 500), 2.2 percentage points at most and 1.3 at a tenth; more where
+neighbours, who came at the same time, are alike. `throttle preview` counts everybody.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +22,9 @@ from quotactl.policy.window import HOUR_MS
 if TYPE_CHECKING:
     from quotactl.ledger.engine import Reading
 
-# At most so many counters are looked at: so many runs of neighbours.
-RUNS, RUN_LENGTH = 20, 250
+# So many runs of neighbours are looked at, of so many counters each.
+RUNS, RUN_LENGTH = 20, 25
+ALL_UP_TO = 2000
 
 
 @frozen
@@ -63,28 +70,31 @@ def impact_of(
     at_ms = max([now_ms, *(t.starts_at_ms for t in throttles)])
     # On a day to come everybody starts afresh: nobody is cut off at once.
     fresh = calendar.day(at_ms) != day
+    length = RUN_LENGTH if book.count_all_users() > ALL_UP_TO else ALL_UP_TO // RUNS
     for resource in before.resources.values():
         scopes = [t.scope for t in throttles if t.scope.covers_resource(resource.id)]
         if not scopes:
             continue
         protected_hit = protected_hit or _hits_protected_tier(book, after, resource, at_ms)
-        rows = book.sample_demand(resource.id, day.starts_at_ms, RUNS, RUN_LENGTH)
+        rows = book.sample_demand(resource.id, day.starts_at_ms, RUNS, length)
         full = _over_for_all(book, after, resource, throttles, now_ms)
         sampled += len(rows)
-        ceilings: dict[tuple[int | None, int], tuple[int, int, bool]] = {}
+        groups: dict[tuple[int | None, int], tuple[int, int, bool, bool] | None] = {}
         for tier_id, protected, used, asked, weight in rows:
             key = (tier_id, protected)
-            if key not in ceilings:
+            if key not in groups:
                 tier = tier_or_default(before, tier_id)
-                ceilings[key] = _both(
-                    before, after, tier, resource, at_ms, protected=bool(protected)
-                )
-            old, new, lowered = ceilings[key]
-            tier = tier_or_default(before, tier_id)
-            if not any(_covers(scope, tier) for scope in scopes):
+                groups[key] = None
+                if any(_covers(scope, tier) for scope in scopes):
+                    groups[key] = (
+                        *_both(before, after, tier, resource, at_ms, protected=bool(protected)),
+                        bool(protected) or (tier is not None and tier.protected),
+                    )
+            group = groups[key]
+            if group is None:
                 continue
+            old, new, lowered, spared = group
             active += weight
-            spared = bool(protected) or (tier is not None and tier.protected)
             if not fresh and (used >= new < old or (full and not spared)):
                 cut_off += weight
             if spared and lowered:

@@ -221,15 +221,15 @@ def test_the_estimate_is_said_where_it_is_one(cli: Any) -> None:
     rows = "".join(
         f"INSERT INTO user (id, name, created_at_ms) VALUES ({n}, 'u{n}', 0);"
         f"INSERT INTO counter VALUES (1, 1440, 1743030000000, {n}, {n % 4}, 0, 1, 0, NULL);"
-        for n in range(1, 12_001)
+        for n in range(1, 3_001)
     )
     cli.sql(rows)
     asked = cli("throttle on --resource image --tier free --cap 1/day --reason x")
     assert asked.code == 2
-    told = re.search(r"cuts off (\d+) of 12000 active users at once, (\d+)% (.*)\. Put", asked.err)
+    told = re.search(r"cuts off (\d+) of 3000 active users at once, (\d+)% (.*)\. Put", asked.err)
     assert told is not None
-    assert 8_800 < int(told[1]) < 9_200
-    assert told[3] == "(estimated from 5000 counters)"
+    assert 2_150 < int(told[1]) < 2_350
+    assert told[3] == "(estimated from 500 counters)"
 
 
 def test_a_message_comes_back_in_denials_and_nowhere_else(cli: Any) -> None:

@@ -193,3 +193,19 @@ def test_a_protected_user_who_is_active_is_hit(morning: World) -> None:
     how = {"include_protected": True, "tiers": ["free"], "replace": True}
     assert impact(morning, cap="1/day", **how).protected_hit
     assert not impact(morning, cap="3/day", **how).protected_hit
+
+
+# ---- many users
+
+
+def test_of_many_users_a_few_stand_for_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for user in "abcdef":
+        world.take(3 if user in "ad" else 2, user=user)
+    for name, value in (("RUNS", 2), ("RUN_LENGTH", 1), ("ALL_UP_TO", 5)):
+        monkeypatch.setattr(f"quotactl.operations.impact.{name}", value)
+    # Of a, b, c and of d, e, f the first stands for three.
+    few = impact(world, cap="2/day")
+    assert (few.sampled, few.active, few.cut_off, few.estimated) == (2, 6, 6, True)
+    monkeypatch.setattr("quotactl.operations.impact.ALL_UP_TO", 6)
+    everybody = impact(world, cap="1/day", replace=True)
+    assert (everybody.sampled, everybody.active, everybody.estimated) == (6, 6, False)

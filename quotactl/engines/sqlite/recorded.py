@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -31,6 +31,9 @@ _PLAIN = (
 # one look.
 _PLACE = "2 * ifnull(u.tier_id, 0) + u.protected"
 
+# More than anybody uses.
+_NEVER = 2**62
+
 # By how much the clocks of two processes may differ, where order stands for time.
 CLOCKS_APART_MS = 600_000
 
@@ -39,6 +42,26 @@ def _places(
     ceilings: Iterable[tuple[int | None, int, int, int]],
 ) -> dict[int, tuple[int | None, int, int, int]]:
     return {2 * (row[0] or 0) + row[1]: row for row in ceilings}
+
+
+def _case(values: Mapping[int, int]) -> str:
+    """The value of a row's place."""
+    return f"CASE place {' '.join(f'WHEN {place} THEN {n}' for place, n in values.items())} END"
+
+
+def _each_asked(starts: Sequence[int]) -> str:
+    """FROM users with demand on these days, who have no override of their own.
+
+    It wants a resource, the days, the resource and the time. LIMIT keeps SQLite from taking
+    it for a part of what is around it, where the sorter would get all columns and not three.
+    """
+    return (
+        f"FROM (SELECT c.user_id AS user_id, {_PLACE} AS place, c.used AS used, "
+        "c.used + c.granted + c.denied AS asked "
+        "FROM counter AS c CROSS JOIN user AS u ON u.id = c.user_id "
+        f"WHERE c.resource_id = ? AND c.period = 1440 AND c.starts_at_ms IN ({marks(starts)}) "
+        f"AND c.used + c.granted + c.denied > 0 AND {_PLAIN} LIMIT -1)"
+    )
 
 
 class Recorded:
@@ -90,31 +113,24 @@ class Recorded:
         before, served after).
         """
         places = _places(ceilings)
-        old = " ".join(f"WHEN {place} THEN {row[2]}" for place, row in places.items())
-        new = " ".join(f"WHEN {place} THEN {row[3]}" for place, row in places.items())
-        each = (
-            f"SELECT c.user_id AS user_id, {_PLACE} AS place, c.used AS used, "
-            f"c.used + c.granted + c.denied AS asked, CASE {_PLACE} {old} END AS old, "
-            f"CASE {_PLACE} {new} END AS new "
-            "FROM counter AS c CROSS JOIN user AS u ON u.id = c.user_id "
-            f"WHERE c.resource_id = ? AND c.period = 1440 AND c.starts_at_ms IN ({marks(starts)}) "
-            f"AND c.used + c.granted + c.denied > 0 AND {_PLAIN}"
-        )
-        rows = (
-            "SELECT user_id, place, used >= new AND new < old AS cut, asked, "
-            f"min(asked, old) AS before, min(asked, new) AS after FROM ({each}) "
-            "WHERE old IS NOT NULL"
-        )
+        if not places:
+            return []
+        old = _case({place: row[2] for place, row in places.items()})
+        new = _case({place: row[3] for place, row in places.items()})
+        # Nobody is cut off by what takes nothing from them.
+        enough = {p: row[3] if row[3] < row[2] else _NEVER for p, row in places.items()}
+        cut, before, after = f"used >= {_case(enough)}", f"min(asked, {old})", f"min(asked, {new})"
+        rows = f"{_each_asked(starts)} WHERE place IN ({', '.join(map(str, places))})"
         if len(starts) > 1:
             # Of one day there is a row for each user; of several they are added up first.
             rows = (
-                f"SELECT place, max(cut) AS cut, {total('asked')} AS asked, "
-                f"{total('before')} AS before, {total('after')} AS after "
-                f"FROM ({rows}) GROUP BY user_id"
+                f"(SELECT place, max({cut}) AS cut, {total('asked')} AS asked, "
+                f"{total(before)} AS before, {total(after)} AS after {rows} GROUP BY user_id)"
             )
+            cut, before, after, rows = "cut", "before", "after", f"FROM {rows}"
         found = self._connection.execute(
-            f"SELECT place, count(*), sum(cut), {total('asked')}, {total('before')}, "
-            f"{total('after')} FROM ({rows}) GROUP BY place",
+            f"SELECT place, count(*), sum({cut}), {total('asked')}, {total(before)}, "
+            f"{total(after)} {rows} GROUP BY place",
             [resource_id, *starts, resource_id, now_ms],
         )
         return [(*places[place][:2], *values) for place, *values in found]
@@ -134,25 +150,23 @@ class Recorded:
         places = _places(ceilings)
         if not places:
             return []
-        daily = " ".join(f"WHEN {place} THEN {row[2]}" for place, row in places.items())
-        in_all = " ".join(f"WHEN {place} THEN {row[3]}" for place, row in places.items())
-        each = (
-            f"SELECT c.user_id AS user_id, {_PLACE} AS place, "
-            f"c.used + c.granted + c.denied AS asked, CASE {_PLACE} {daily} END AS most "
-            "FROM counter AS c CROSS JOIN user AS u ON u.id = c.user_id "
-            f"WHERE c.resource_id = ? AND c.period = 1440 AND c.starts_at_ms IN ({marks(starts)}) "
-            f"AND c.used + c.granted + c.denied > 0 AND {_PLAIN}"
-        )
-        rows = f"SELECT place, asked, min(asked, most) AS units FROM ({each})"
+        daily = _case({place: row[2] for place, row in places.items()})
+        in_all = _case({place: row[3] for place, row in places.items()})
+        rows = f"{_each_asked(starts)} WHERE place IN ({', '.join(map(str, places))})"
         if len(starts) > 1:
             rows = (
-                f"SELECT place, {total('asked')} AS asked, {total('min(asked, most)')} AS units "
-                f"FROM ({each}) GROUP BY user_id"
+                f"SELECT place, {total('asked')} AS asked, {total(f'min(asked, {daily})')} "
+                f"AS units, 1 AS users {rows} GROUP BY user_id"
+            )
+        else:
+            # What there is to compare comes after most rows are gone.
+            rows = (
+                f"SELECT place, asked, min(asked, {daily}) AS units, count(*) AS users {rows} "
+                "GROUP BY place, asked"
             )
         found = self._connection.execute(
-            f"SELECT place, min(units, CASE place {in_all} END) AS units, count(*), "
-            f"{total('asked')} FROM ({rows}) WHERE place IN ({', '.join(map(str, places))}) "
-            "GROUP BY 1, 2",
+            f"SELECT place, min(units, {in_all}) AS units, sum(users), "
+            f"{total('asked * users')} FROM ({rows}) GROUP BY 1, 2",
             [resource_id, *starts, resource_id, now_ms],
         )
         return [(*places[place][:2], *values) for place, *values in found]
