@@ -77,6 +77,14 @@ class Figure:
         return self.value <= self.bound if self.at_most else self.value >= self.bound
 
     @property
+    def said(self) -> str:
+        """The value with its unit."""
+        if self.value is None:
+            return "-"
+        number = f"{self.value:.0f}" if self.value >= 100 else f"{self.value:.3g}"
+        return f"{number} {self.unit}"
+
+    @property
     def target(self) -> str:
         if self.bound is None:
             return ""
@@ -167,7 +175,7 @@ def thousands(rate: float) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:.3g} ms"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
 # ---- processes
@@ -280,7 +288,7 @@ def table_of(figures: Sequence[Figure], title: str) -> Table:
         table.add_row(
             "" if figure.point == before else figure.point,
             figure.what,
-            "-" if figure.value is None else f"{figure.value:.3g} {figure.unit}",
+            figure.said,
             figure.target,
             {True: "yes", False: "NO", None: ""}[figure.met],
             figure.beside,

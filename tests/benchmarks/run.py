@@ -83,8 +83,7 @@ def main() -> int:
                 module, _, part = name.partition(".")
                 for figure in import_module(module).measure(options._replace(part=part)):
                     figures.append(figure)
-                    said = "-" if figure.value is None else f"{figure.value:.3g} {figure.unit}"
-                    progress(f"{figure.what}: {said} {figure.beside} {figure.note}".rstrip())
+                    progress(f"{figure.what}: {figure.said} {figure.beside} {figure.note}".rstrip())
             except Exception as error:  # noqa: BLE001 - hours of the others are not to be lost
                 traceback.print_exc()
                 broken.append(name)
