@@ -1,7 +1,7 @@
 """Laws on random histories: closing days, throttles that are lifted, and what entries add up to.
 
 That splitting a batch anywhere changes nothing is in `tests/policy/test_decide.py` and, with
-corrections under totals, in `test_promises_totals.py`. QUOTACTL_LONG=1 tries 300 histories
+corrections under totals, in `test_promises_totals.py`. QUOTACTL_LONG=1 tries 150 histories
 of each instead of 10.
 """
 
@@ -26,7 +26,7 @@ import quotactl
 
 LONG = int(os.environ.get("QUOTACTL_LONG", "0"))
 lawful = settings(
-    max_examples=300 * LONG or 10,
+    max_examples=150 * LONG or 10,
     deadline=None,
     derandomize=not LONG,
     database=None,
@@ -93,7 +93,7 @@ class World:
             user="new", resource="image", limit="1/day", duration=duration, reason="test"
         )
         self.taken: list[tuple[int, datetime]] = []
-        self.held: list[int] = []
+        self.held: list[tuple[int, datetime]] = []
 
     def perform(self, act: tuple[Any, ...]) -> Any:
         """Do something, and say how it went, but for ids: those may differ between worlds."""
@@ -111,22 +111,27 @@ class World:
     def hold(self, user: str, amount: int) -> Any:
         decision = self.q.reserve(user=user, resource="image", amount=amount, ttl_s=1800)
         if decision.reservation_id is not None:
-            self.held.append(decision.reservation_id)
+            self.held.append((decision.reservation_id, self.now))
         return shown(decision)
 
     def settle(self, which: int, amount: int | None) -> Any:
-        if not self.held:
+        held = [hold for hold in self.held if self.is_kept(hold)]
+        if not held:
             return None
-        hold = self.held.pop(which % len(self.held))
+        hold, _ = taken = held[which % len(held)]
+        self.held.remove(taken)
         done = self.q.void(hold) if amount is None else self.q.post(hold, amount=amount)
         return done.state, done.posted
 
     def refund(self, which: int, amount: int) -> Any:
-        # After a month entries may be pruned, and refunds of them are refused.
-        recent = [id_ for id_, at in self.taken if self.now - at < timedelta(days=30)]
-        if not recent:
+        taken = [entry for entry in self.taken if self.is_kept(entry)]
+        if not taken:
             return None
-        return self.q.refund(entry_id=recent[which % len(recent)], amount=amount).amount
+        return self.q.refund(entry_id=taken[which % len(taken)][0], amount=amount).amount
+
+    def is_kept(self, taken: tuple[int, datetime]) -> bool:
+        """Whether no close can have pruned it: then it is not found any more."""
+        return self.now - taken[1] < timedelta(days=30)
 
     def later(self, seconds: int) -> None:
         self.now += timedelta(seconds=seconds)
