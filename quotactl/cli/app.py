@@ -244,8 +244,8 @@ def _build(name: str, found: Noun | Callable[..., int | None], text: str) -> Com
         app.command(name, cls=Verb)(_for_typer(found))
         return get_command(app)
     app = typer.Typer(rich_markup_mode=None, cls=Group, help=found.help or text)
-    for verb, function in found.verbs.items():
-        app.command(verb, cls=Verb)(_for_typer(function))
+    for verb in found.verbs:
+        app.command(verb, cls=Verb)(_for_typer(found.function(verb)))
     return get_group(app)  # not get_command: that makes a noun with one verb a command
 
 

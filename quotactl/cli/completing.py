@@ -69,11 +69,15 @@ def _offered(before: list[str], begun: str) -> Iterable[Candidate]:
     if isinstance(found, Noun):
         verb = _next_word(before, valued)
         if verb is None:
-            verbs = [(name, _first_line(f)) for name, f in found.verbs.items()]
+            verbs = [
+                (name, _first_line(found.function(name)))
+                for name in found.verbs
+                if name.startswith(begun)
+            ]
             return _value(before, (), ledger) or (_options(()) if _dash(begun) else verbs)
         if verb not in found.verbs:
             return ()
-        found = found.verbs[verb]
+        found = found.function(verb)
     parameters = parameters_of(found)
     values = _value(before, parameters, ledger)
     if values is not None:

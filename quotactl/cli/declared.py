@@ -9,6 +9,7 @@ Typer commands of it for help and for everything else.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, TypeVar, get_type_hints
 
 from quotactl.frozen import frozen
@@ -45,13 +46,31 @@ class Noun:
 
     def __init__(self, help: str | None = None) -> None:  # noqa: A002
         self.help = help
-        self.verbs: dict[str, Callable[..., int | None]] = {}
+        self._verbs: dict[str, Callable[..., int | None] | tuple[str, str]] = {}
+
+    @property
+    def verbs(self) -> tuple[str, ...]:
+        """The names of the verbs."""
+        return tuple(self._verbs)
+
+    def function(self, verb: str) -> Callable[..., int | None]:
+        """The function that follows a verb, which is imported if need be."""
+        found = self._verbs[verb]
+        if isinstance(found, tuple):
+            module, attribute = found
+            function: Callable[..., int | None] = getattr(import_module(module), attribute)
+            return function
+        return found
+
+    def elsewhere(self, name: str, module: str, attribute: str) -> None:
+        """Declare a verb whose function is in another module, imported when it is asked for."""
+        self._verbs[name] = (module, attribute)
 
     def command(self, name: str) -> Callable[[Function], Function]:
         """Make the function that follows a verb."""
 
         def declare(function: Function) -> Function:
-            self.verbs[name] = function
+            self._verbs[name] = function
             return function
 
         return declare

@@ -52,9 +52,9 @@ def understood(words: Sequence[str], table: Mapping[str, Entry]) -> Plain | None
     found = getattr(import_module(entry.module), entry.attribute)
     if isinstance(found, Noun):
         word = reader.word_after_options()
-        found = None if word is None else found.verbs.get(word)
-        if found is None:
+        if word is None or word not in found.verbs:
             return None
+        found = found.function(word)
     parameters = parameters_of(found)
     if not (reader.read_all(parameters) and reader.put_in_places(parameters)):
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
-from quotactl.cli import aftermath
 from quotactl.cli.declared import Noun, Option
 from quotactl.cli.invocation import invocation
 from quotactl.cli.options import parse_count
@@ -135,7 +134,7 @@ def top(
     this.emit(found, columns=columns_of("user"), title=f"Most {by}, {_named(span)}")
 
 
-app.command("throttle")(aftermath.report)
+app.elsewhere("throttle", "quotactl.cli.aftermath", "report")
 
 
 def _days(text: str | None) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from quotactl.cli import aftermath, foresee
 from quotactl.cli.declared import Argument, Noun, Option
 from quotactl.cli.guard import guard
 from quotactl.cli.invocation import invocation
@@ -108,6 +107,8 @@ def on(
     )
     timing = Timing(at, duration, until, no_expiry)
     if dry_run:
+        from quotactl.cli import foresee
+
         with opened(notice=False) as q:
             foresee.show(q, [wanted], timing, replace=replace)
         return
@@ -125,9 +126,9 @@ def on(
             this.say(f"undo: {undo('throttle', 'off', str(outcome.item['id']))}")
 
 
-app.command("preview")(foresee.preview)
-app.command("solve")(foresee.solve)
-app.command("report")(aftermath.report)
+app.elsewhere("preview", "quotactl.cli.foresee", "preview")
+app.elsewhere("solve", "quotactl.cli.foresee", "solve")
+app.elsewhere("report", "quotactl.cli.aftermath", "report")
 
 
 @app.command("off")

@@ -34,7 +34,9 @@ def functions() -> dict[tuple[str, ...], Any]:
     found: dict[tuple[str, ...], Any] = {}
     for noun, entry in COMMANDS.items():
         declared = getattr(sys.modules[entry.module], entry.attribute)
-        verbs = declared.verbs if isinstance(declared, Noun) else {"": declared}
+        verbs = {"": declared}
+        if isinstance(declared, Noun):
+            verbs = {verb: declared.function(verb) for verb in declared.verbs}
         found.update({(noun, verb) if verb else (noun,): f for verb, f in verbs.items()})
     return found
 

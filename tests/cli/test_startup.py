@@ -54,7 +54,7 @@ ACTS = names(
 )
 THROTTLE = names(
     """
-    cli.aftermath cli.foresee cli.guard cli.levers cli.options cli.throttle
+    cli.guard cli.levers cli.options cli.throttle
     """
 )
 GATEWAY = FRAME | LEDGER | {"cli.consume", "cli.options"}
@@ -80,7 +80,7 @@ COMMANDS: dict[str, tuple[set[str], set[str]]] = {
         {"sqlite3", "hashlib", "rich"},
     ),
     "report usage": (
-        FRAME | LEDGER | LISTS | {"cli.report", "cli.aftermath", "cli.options", "operations.days",
+        FRAME | LEDGER | LISTS | {"cli.report", "cli.options", "operations.days",
                                   "reports.usage", "render.table"},
         {"sqlite3", "hashlib", "rich"},
     ),
