@@ -47,6 +47,7 @@ from bench import (
 from generator import DAY_MS, generate
 
 import quotactl
+from quotactl.engines.schema import SCHEMA_VERSION
 from quotactl.reports import listing, usage
 
 POINT = "5 growth"
@@ -122,16 +123,15 @@ def measure(options: Options) -> Iterator[Figure]:
 def made(options: Options, users: int, entries: int) -> tuple[Size, list[Figure]]:
     """A ledger of that size: the one that was kept today, or a new one."""
     # Commands go by the machine's clock, so that yesterday's would be without today's counters.
-    name = f"growth-{users}-{entries}-{datetime.now(UTC):%Y-%m-%d}.db"
+    name = f"growth-{users}-{entries}-{datetime.now(UTC):%Y-%m-%d}-schema{SCHEMA_VERSION}.db"
     path = options.kept / name
-    what = f"generator, {users} users, {entries} entries"
     if path.exists():
         with quotactl.connect(path, notify=False) as q:
             # Where a run was broken off.
             for left in listing.throttles(q.engine, q.now_ms()):
                 q.admin.throttle_off(left.id, reason="measured")
             q.admin.set_setting("durability", "full")
-        return Size(users, path), [Figure(POINT, what, None, note="found in the folder")]
+        return Size(users, path), []
     progress(f"growth: making {path}")
     half = path.with_suffix(".half")
     for broken_off in (half, Path(f"{half}-wal"), Path(f"{half}-shm")):
@@ -141,7 +141,7 @@ def made(options: Options, users: int, entries: int) -> tuple[Size, list[Figure]
     each = ", ".join(f"{rows} {seconds:g} s" for rows, seconds in it.seconds_each.items())
     figure = Figure(
         POINT,
-        what,
+        f"generator, {users} users, {entries} entries",
         it.seconds,
         "s",
         beside=f"{it.counters} counters, {it.keys} keys, {it.bytes / 1e6:.0f} MB",

@@ -70,7 +70,7 @@ INSERT INTO idempotency_key (key, entry_id) SELECT %(key)s, id FROM entered RETU
 
 class Peer(NamedTuple):
     """One to be compared with: the product's durability that is put beside it, the promise,
-    what it does not do, and a request for a unit; or None and why it is not there."""
+    what it is without, and a request for a unit; or None and why it is not there."""
 
     name: str
     beside: str
@@ -113,7 +113,7 @@ def measure(options: Options) -> Iterator[Figure]:
             bound=peer.bound,
             at_most=False,
             beside=" to ".join(map(thousands, rates)),
-            note=f"the peer is not {peer.lacks}",
+            note=f"the peer is without {peer.lacks}",
             values=speed,
         )
 
@@ -136,16 +136,15 @@ def requests(request: Callable[[], object], count: int) -> Subject:
 
 def redis_peers(stack: ExitStack, options: Options) -> Iterator[Peer]:
     """Libraries on Redis as most people run it, and scripts with and without its log."""
-    # What they deny they write as well.
-    counting = "durable, audited, idempotent, free of charge where it denies"
+    counting = "durability, audit, idempotency; what it denies it writes too"
     plans: list[tuple[str, str, float | None, str]] = [
         ("limits on Redis, TCP", "relaxed", 2.0, counting),
         ("limits on Redis, unix socket", "relaxed", None, counting),
         ("throttled-py on Redis, TCP", "relaxed", None, counting),
         ("throttled-py on Redis, unix socket", "relaxed", None, counting),
-        ("bare Redis Lua, no AOF, TCP", "relaxed", None, "durable, audited"),
-        ("bare Redis Lua, AOF always, TCP", "full", 1.4, "audited"),
-        ("pyrate-limiter on Redis, TCP", "relaxed", None, "durable, audited, idempotent"),
+        ("bare Redis Lua, no AOF, TCP", "relaxed", None, "durability, audit"),
+        ("bare Redis Lua, AOF always, TCP", "full", 1.4, "audit"),
+        ("pyrate-limiter on Redis, TCP", "relaxed", None, "durability, audit, idempotency"),
     ]
     server = shutil.which("redis-server")
     if server is None or not installed("redis"):
@@ -243,7 +242,7 @@ def pyrate_peers(_stack: ExitStack, options: Options) -> Iterator[Peer]:
         ("pyrate-limiter on SQLite, WAL and lock file", "relaxed", True),
     ):
         path = options.folder / f"pyrate-{locked}.db"
-        lacks = "audited, idempotent" if not locked else "durable, audited, idempotent"
+        lacks = "audit, idempotency" if not locked else "durability, audit, idempotency"
         yield peer_of(
             name,
             beside,
@@ -284,8 +283,8 @@ def pyrate_request(make: Callable[[Any, Any, int], Any]) -> Callable[[], object]
 def postgres_peers(stack: ExitStack) -> Iterator[Peer]:
     """One statement that does it all, waiting for the disk and not."""
     plans = [
-        ("PostgreSQL, one statement", "full", 1.3, "audited", "on"),
-        ("PostgreSQL, synchronous_commit off", "relaxed", None, "durable, audited", "off"),
+        ("PostgreSQL, one statement", "full", 1.3, "audit", "on"),
+        ("PostgreSQL, synchronous_commit off", "relaxed", None, "durability, audit", "off"),
     ]
     folder = postgres_programs()
     if folder is None or not installed("psycopg"):

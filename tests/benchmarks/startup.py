@@ -63,7 +63,7 @@ def measure(options: Options) -> Iterator[Figure]:
     env = {**os.environ, "QUOTACTL_DB": str(ledger), "COLUMNS": "100", "TERM": "xterm-256color"}
     commands, skipped = runnable(list(commands_of(quotactl_script, bare)), env)
     # A process is quick: three times the runs, for what the medians are worth.
-    taken = in_pairs(commands, env, 3 * options.runs)
+    taken = in_pairs(commands, env, options.runs * options.few(1, 3))
     for command in commands:
         pairs = taken[command.what]
         walls = tuple(ran.wall_s / yardstick.wall_s for yardstick, ran in pairs)
