@@ -46,6 +46,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -178,7 +179,8 @@ def watch(items: Sequence[pytest.Item], folder: Path, target: Path) -> None:
             failed.append(item.nodeid)
     coverage.stop()
     numbers = {test: n for n, test in enumerate(seconds)}
-    data = coverage.get_data()
+    with warnings.catch_warnings(action="ignore"):  # of tests that run none of it
+        data = coverage.get_data()
     lines = {
         str(Path(name).relative_to(folder)): {
             line: sorted({numbers[test] for test in contexts if test})
@@ -471,11 +473,14 @@ class Campaign:
         self.code = 70
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        self._bench = Bench(self._folder, session.items)
         try:
-            self.code = self._run()
-        finally:
-            self._bench.close()
+            self._bench = Bench(self._folder, session.items)
+            try:
+                self.code = self._run()
+            finally:
+                self._bench.close()
+        except Exception:  # noqa: BLE001 - pytest would tell it to nobody
+            say(traceback.format_exc())
         return True
 
     def _run(self) -> int:
