@@ -12,11 +12,11 @@ One pass over the suite records which tests run which lines, and for how long (t
 the processor, which other programs don't lengthen); it is kept in the temporary folder, and
 made again for the files of tests that changed, for all if anything else did. A mutant is run
 against the tests that run its line (or, where that is run on import, what uses its names):
-first those that killed in the same function, then those that share with it what few do
-(lines around it, and words) and are fast; until one fails or their times add up to
-`--budget` seconds. So a survivor may have a slow test that would notice: try it again with
-`--only` and a larger budget. The tests in `APART` are left out: they try other processes,
-which don't have the mutant.
+first those that killed in the same function, then those that take no time, then those that
+share with it what few do (lines around it, and words) and are fast; until one fails or
+their times add up to `--budget` seconds. So a survivor may have a slow test that would
+notice: try it again with `--only` and a larger budget. The tests in `APART` are left out:
+they try other processes, which don't have the mutant.
 
 All is done in a copy of the checkout by one session of pytest that has read all tests; each
 mutant has a forked child of it to itself. There the changed function gets its new code; what
@@ -73,6 +73,8 @@ APART = (
 )  # fmt: skip
 # Measures seconds, and would see a busy machine as a mutant.
 TIMED = "test_twenty_thousand_users_are_reported_and_made_good_quickly"
+# Whatever takes no longer is tried before anything that does.
+AT_ONCE_S = 0.02
 # The lines before and after that tell what a test is about.
 AROUND = 12
 # What is captured stays in a child's memory, and apart from that of the others.
@@ -536,7 +538,9 @@ class Campaign:
         able = {t for t in able if self._given.tests in t}
         left_s = self._given.budget
         chosen: list[str] = []
-        for test in sorted(able, key=lambda t: (-good[t], -worth.get(t, 0), t)):
+        for test in sorted(
+            able, key=lambda t: (-good[t], seconds[t] > AT_ONCE_S, -worth.get(t, 0), t)
+        ):
             left_s -= seconds[test]
             if left_s < 0 and chosen:
                 break

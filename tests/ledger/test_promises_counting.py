@@ -558,6 +558,11 @@ def test_what_is_of_another_kind_is_refused(world: World) -> None:
                 priority=priority,  # type: ignore[arg-type]
                 reason="x",
             )
+    for priority in (1_000_001, -1_000_001):
+        with pytest.raises(InvalidInput, match="is out of range"):
+            world.grant(1, priority=priority)
+    world.grant(1, priority=1_000_000)
+    world.grant(1, priority=-1_000_000)
     (answer,) = world.q.consume_many([("ada", "image")])  # type: ignore[list-item]
     assert isinstance(answer, InvalidInput) and answer.message == "tuple is not a Request"
 

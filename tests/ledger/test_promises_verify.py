@@ -149,6 +149,14 @@ def test_verify_names_a_closed_day_that_is_gone(lived: World) -> None:
     ]
 
 
+def test_the_demand_of_a_day_is_compared_from_its_first_instant_on(lived: World) -> None:
+    lived.at("2025-04-05T00:00:00Z")
+    lived.take(1, user="zoe")
+    assert lived.q.verify().ok
+    lived.tamper("UPDATE demand SET used = used + 1 WHERE hour_ms >= 1743811200000")
+    assert lived.found()
+
+
 def test_a_difference_says_where_and_both_values(lived: World) -> None:
     lived.tamper("UPDATE counter SET used = used + 7 WHERE period = 60 AND used = 4")
     (difference,) = lived.q.verify().differences

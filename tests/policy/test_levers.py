@@ -225,6 +225,11 @@ def test_one_throttle_may_be_written_as_a_table() -> None:
     assert read("[preset.p.throttle]\ndeny = true") == Preset((lever(deny=True),))
 
 
+def test_a_preset_has_a_name_that_fits_into_a_file() -> None:
+    with pytest.raises(InvalidInput, match="preset 'a b' is no name"):
+        read_preset("a b", {"enforcement": "off"})
+
+
 def test_a_mode_alone_is_a_preset_too() -> None:
     assert read("[preset.p]\nenforcement = {mode = 'off', for = '30m'}") == Preset(
         (), EnforcementLever("off", (), (), 1_800_000)

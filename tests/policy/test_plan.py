@@ -258,6 +258,11 @@ def test_a_file_that_is_wrong_is_refused_by_the_key(text: str, why: str) -> None
     assert why in refused.value.message
 
 
+def test_a_key_at_the_top_of_the_file_is_named_as_it_is() -> None:
+    with pytest.raises(InvalidInput, match="^colour is not a key of a policy file"):
+        read_plan({"colour": "red"})
+
+
 @pytest.mark.parametrize("value", ["['free']", "{a = 1}"])
 def test_a_default_tier_that_is_no_text_is_refused(value: str) -> None:
     with pytest.raises(InvalidInput):
