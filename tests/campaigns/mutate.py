@@ -233,21 +233,30 @@ def run(items: Sequence[pytest.Item], seconds: dict[str, float], log: int) -> in
     return pytest.ExitCode.OK
 
 
-def put_in(mutant: Mutant, functions: dict[tuple[str, str, int], list[FunctionType]]) -> bool:
+Functions = dict[tuple[str, str], list[FunctionType]]
+"""By path and name; a property's several functions have one name."""
+
+
+def put_in(mutant: Mutant, functions: Functions) -> bool:
     """Give a function its changed code; False where that can't be done."""
-    place = mutant.place
-    found = functions.get((mutant.path, place.function, place.function_line), [])
+    name, line = mutant.place.function, mutant.place.function_line
     codes = [compile(mutant.source, mutant.path, "exec", dont_inherit=True)]
+    done = False
     for code in codes:
         codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
-        if (code.co_qualname, code.co_firstlineno) == (place.function, place.function_line):
-            for function in found:
-                if function.__code__.co_freevars != code.co_freevars:
-                    return False
-                function.__code__ = code
-            forget()
-            return bool(found)
-    return False
+        is_it = (code.co_qualname, code.co_firstlineno) == (name, line)
+        # Those that it returned on import have its old code, too.
+        if not (is_it or code.co_qualname.startswith(f"{name}.<locals>.")):
+            continue
+        for function in functions.get((mutant.path, code.co_qualname), ()):
+            if is_it and function.__code__.co_firstlineno != line:
+                continue
+            if function.__code__.co_freevars != code.co_freevars:
+                return False
+            function.__code__ = code
+            done = done or is_it
+    forget()
+    return done
 
 
 class Instead(MetaPathFinder):
@@ -309,12 +318,12 @@ class Bench:
         self._folder = folder
         self._items = {item.nodeid: item for item in items}
         self._trials: dict[int, Trial] = {}
-        self._functions: dict[tuple[str, str, int], list[FunctionType]] = defaultdict(list)
+        self._functions: Functions = defaultdict(list)
         for thing in gc.get_objects():
             if isinstance(thing, FunctionType):
                 code = thing.__code__
                 path = code.co_filename.removeprefix(f"{folder}/")
-                self._functions[path, code.co_qualname, code.co_firstlineno].append(thing)
+                self._functions[path, code.co_qualname].append(thing)
         # The tests that say a word.
         self.words: dict[str, set[str]] = defaultdict(set)
         for item in items:

@@ -259,7 +259,7 @@ def test_a_file_that_is_wrong_is_refused_by_the_key(text: str, why: str) -> None
 
 
 def test_a_key_at_the_top_of_the_file_is_named_as_it_is() -> None:
-    with pytest.raises(InvalidInput, match="^colour is not a key of a policy file"):
+    with pytest.raises(InvalidInput, match=r"^colour is not a key of a policy file"):
         read_plan({"colour": "red"})
 
 
