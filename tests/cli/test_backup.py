@@ -128,6 +128,13 @@ def test_two_in_one_second_have_two_names_and_a_named_file_is_not_overwritten(
     assert cli("db backup other.db").code == 0
 
 
+def test_a_restored_ledger_is_for_whom_the_one_before_was(cli: Any) -> None:
+    backup = made(cli)
+    cli.path.chmod(0o660)
+    assert cli.ok(f"db restore {backup} --yes")
+    assert cli.path.stat().st_mode & 0o777 == 0o660
+
+
 def test_what_killed_runs_left_goes_after_a_day(cli: Any) -> None:
     folder = cli.path.parent / "kept"
     folder.mkdir()
