@@ -372,7 +372,7 @@ def _read_lever(where: str, row: Mapping[str, Any]) -> Lever:
     for key in ("deny", "freeze_grants", "include_protected"):
         if not isinstance(row.get(key, False), bool):
             raise InvalidInput(f"{where}.{key} is neither true nor false")
-    for key in ("name", "cap", "total", "scale", "ramp", "every", "message", "for"):
+    for key in ("name", "cap", "total", "scale", "ramp", "every", "message"):
         if not isinstance(row.get(key, ""), str):
             raise InvalidInput(f"{where}.{key} is not a text")
     if not isinstance(row.get("floor", ""), int | str):

@@ -12,11 +12,12 @@ One pass over the suite records which tests run which lines, and for how long (t
 the processor, which other programs don't lengthen); it is kept in the temporary folder, and
 made again for the files of tests that changed, for all if anything else did. A mutant is run
 against the tests that run its line (or, where that is run on import, what uses its names):
-first those that killed in the same function, then those that take no time, then those that
-share with it what few do (lines around it, and words) and are fast; until one fails or
-their times add up to `--budget` seconds. So a survivor may have a slow test that would
-notice: try it again with `--only` and a larger budget. The tests in `APART` are left out:
-they try other processes, which don't have the mutant.
+first those that killed in the same function, then those that take no time, then in turn the
+likeliest (that share lines around it, and words, that few have) and the most unlike those
+before, in what they run; until one fails or their times add up to `--budget` seconds. So a
+survivor may have a slow test that would notice: try it again with `--only` and a larger
+budget. The tests in `APART` are left out: they try other processes, which don't have the
+mutant.
 
 All is done in a copy of the checkout by one session of pytest that has read all tests; each
 mutant has a forked child of it to itself. There the changed function gets its new code; what
@@ -35,6 +36,7 @@ import argparse
 import ast
 import gc
 import hashlib
+import heapq
 import inspect
 import json
 import os
@@ -54,7 +56,7 @@ from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
@@ -88,13 +90,16 @@ MEMORY_MAX = 4 << 30
 
 @dataclass(frozen=True)
 class Seen:
-    """One pass over the suite: the seconds of each test, and the tests of each line.
+    """One pass over the suite: the seconds of each test, the tests of each line, and the
+    lines of each test.
 
-    Tests of a line are the bits of a number, in the order of `seconds`.
+    The tests of a line are the bits of a number, in the order of `seconds`; likewise the
+    lines of a test.
     """
 
     seconds: dict[str, float]
     lines: dict[str, dict[int, int]]
+    runs: dict[str, int]
     failed: frozenset[str]
 
     def tests(self, mutant: Mutant, users: dict[str, set[tuple[str, int]]]) -> set[str]:
@@ -133,6 +138,33 @@ class Seen:
             for test in tests:
                 worth[test] += 1 / len(tests)
         return {test: worth[test] / (0.1 + self.seconds[test]) for test in worth}
+
+    def unlike(self, tests: Iterable[str]) -> Iterator[str]:
+        """Tests in such an order that those that come first run as much as they can that
+        none before them ran, for their time; when all is run, once more with the rest."""
+        rest = list(tests)
+        while rest:
+            ran, left = 0, []
+            heap = [(-self._gain(test, ran), test) for test in rest]
+            heapq.heapify(heap)
+            while heap:
+                _, test = heapq.heappop(heap)
+                # What it was worth a while ago; by now others have run some of it.
+                gain = self._gain(test, ran)
+                if heap and -gain > heap[0][0]:
+                    heapq.heappush(heap, (-gain, test))
+                elif gain:
+                    ran |= self.runs[test]
+                    yield test
+                else:
+                    left.append(test)
+            if len(left) == len(rest):
+                yield from sorted(left)
+                return
+            rest = left
+
+    def _gain(self, test: str, ran: int) -> float:
+        return (self.runs[test] & ~ran).bit_count() / (0.05 + self.seconds[test])
 
     def _of(self, lines: Iterable[int]) -> set[str]:
         able = 0
@@ -199,15 +231,23 @@ def read_seen(sources: Iterable[Path]) -> Seen:
     """All that `watch` wrote."""
     seconds: dict[str, float] = {}
     lines: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    bits: dict[tuple[str, int], int] = {}
+    runs: dict[str, int] = {}
     failed: set[str] = set()
     for source in sources:
         found = json.loads(source.read_text())
-        for path, tests in found["lines"].items():
-            for line, numbers in tests.items():
-                lines[path][int(line)] |= sum(1 << len(seconds) + n for n in numbers)
+        tests = list(found["seconds"])
+        runs |= dict.fromkeys(tests, 0)
+        for path, of_file in found["lines"].items():
+            for text, numbers in of_file.items():
+                line = int(text)
+                bit = bits.setdefault((path, line), 1 << len(bits))
+                for number in numbers:
+                    lines[path][line] |= 1 << len(seconds) + number
+                    runs[tests[number]] |= bit
         seconds |= found["seconds"]
         failed.update(found["failed"])
-    return Seen(seconds, lines, frozenset(failed))
+    return Seen(seconds, lines, runs, frozenset(failed))
 
 
 def forget() -> None:
@@ -233,21 +273,30 @@ def run(items: Sequence[pytest.Item], seconds: dict[str, float], log: int) -> in
     return pytest.ExitCode.OK
 
 
-def put_in(mutant: Mutant, functions: dict[tuple[str, str, int], list[FunctionType]]) -> bool:
+Functions = dict[tuple[str, str], list[FunctionType]]
+"""By path and name; a property's several functions have one name."""
+
+
+def put_in(mutant: Mutant, functions: Functions) -> bool:
     """Give a function its changed code; False where that can't be done."""
-    place = mutant.place
-    found = functions.get((mutant.path, place.function, place.function_line), [])
+    name, line = mutant.place.function, mutant.place.function_line
     codes = [compile(mutant.source, mutant.path, "exec", dont_inherit=True)]
+    done = False
     for code in codes:
         codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
-        if (code.co_qualname, code.co_firstlineno) == (place.function, place.function_line):
-            for function in found:
-                if function.__code__.co_freevars != code.co_freevars:
-                    return False
-                function.__code__ = code
-            forget()
-            return bool(found)
-    return False
+        is_it = (code.co_qualname, code.co_firstlineno) == (name, line)
+        # Those that it returned on import have its old code, too.
+        if not (is_it or code.co_qualname.startswith(f"{name}.<locals>.")):
+            continue
+        for function in functions.get((mutant.path, code.co_qualname), ()):
+            if is_it and function.__code__.co_firstlineno != line:
+                continue
+            if function.__code__.co_freevars != code.co_freevars:
+                return False
+            function.__code__ = code
+            done = done or is_it
+    forget()
+    return done
 
 
 class Instead(MetaPathFinder):
@@ -309,12 +358,12 @@ class Bench:
         self._folder = folder
         self._items = {item.nodeid: item for item in items}
         self._trials: dict[int, Trial] = {}
-        self._functions: dict[tuple[str, str, int], list[FunctionType]] = defaultdict(list)
+        self._functions: Functions = defaultdict(list)
         for thing in gc.get_objects():
             if isinstance(thing, FunctionType):
                 code = thing.__code__
                 path = code.co_filename.removeprefix(f"{folder}/")
-                self._functions[path, code.co_qualname, code.co_firstlineno].append(thing)
+                self._functions[path, code.co_qualname].append(thing)
         # The tests that say a word.
         self.words: dict[str, set[str]] = defaultdict(set)
         for item in items:
@@ -529,23 +578,24 @@ class Campaign:
 
     def _tests(self, mutant: Mutant) -> list[str]:
         """The tests to try, the likeliest first, as far as there is time for them."""
-        good = self._killers[mutant.path, mutant.place.function]
-        seconds, worth = (
-            self._bench.seen.seconds,
-            self._bench.seen.worth(mutant, self._users, self._bench.words),
-        )
-        able = {t for t in self._bench.seen.tests(mutant, self._users) if TIMED not in t}
+        seen, good = self._bench.seen, self._killers[mutant.path, mutant.place.function]
+        able = {t for t in seen.tests(mutant, self._users) if TIMED not in t}
         able = {t for t in able if self._given.tests in t}
+        worth = seen.worth(mutant, self._users, self._bench.words)
+        near = sorted(able, key=lambda t: (-worth.get(t, 0), t))
+        at_once = [t for t in near if seen.seconds[t] <= AT_ONCE_S]
+        in_turn = chain.from_iterable(zip(near, seen.unlike(able), strict=True))
         left_s = self._given.budget
-        chosen: list[str] = []
-        for test in sorted(
-            able, key=lambda t: (-good[t], seconds[t] > AT_ONCE_S, -worth.get(t, 0), t)
+        chosen: dict[str, None] = {}
+        for test in chain(
+            sorted(able & good.keys(), key=lambda t: (-good[t], t)), at_once, in_turn
         ):
-            left_s -= seconds[test]
-            if left_s < 0 and chosen:
-                break
-            chosen.append(test)
-        return chosen
+            if test not in chosen:
+                left_s -= seen.seconds[test]
+                if left_s < 0 and chosen:
+                    break
+                chosen[test] = None
+        return list(chosen)
 
     def _untrue(self) -> str | None:
         """A killer that fails without any mutant too; None if there is none."""

@@ -146,6 +146,13 @@ def test_a_name_that_another_run_takes_meanwhile_is_not_taken_twice(
     assert made(cli).name == "prod.db-20250327T090000Z-2.backup"
 
 
+def test_a_restored_ledger_is_for_whom_the_one_before_was(cli: Any) -> None:
+    backup = made(cli)
+    cli.path.chmod(0o660)
+    assert cli.ok(f"db restore {backup} --yes")
+    assert cli.path.stat().st_mode & 0o777 == 0o660
+
+
 def test_the_newest_are_kept_and_only_backups_of_this_ledger_go(cli: Any) -> None:
     folder = cli.path.parent / "kept"
     folder.mkdir()

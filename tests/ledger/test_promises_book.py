@@ -501,6 +501,21 @@ def test_a_throttle_whose_audit_row_fails_throttles_nobody(world: World) -> None
     assert other.consume(user="ada", resource="image").allowed
 
 
+def test_audit_rows_are_hashed_as_canonical_json(world: World) -> None:
+    """Another way of writing them would break the chain of every ledger that is there."""
+    world.admin.create_tier("gold", protected=True)
+    (row,) = world.sql("SELECT * FROM audit ORDER BY id DESC LIMIT 1")
+    (columns,) = [[name for _, name, *_ in world.sql("PRAGMA table_info(audit)")]]
+    fields = dict(zip(columns, row, strict=True))
+    assert fields["after"] == '{"default":false,"protected":true}'
+    ((previous,),) = world.sql("SELECT hash FROM audit ORDER BY id DESC LIMIT 1 OFFSET 1")
+    text = (
+        f'["{previous}",{fields["id"]},{fields["at_ms"]},"tester","tier.create",null,"gold",null,'
+        '"{\\"default\\":false,\\"protected\\":true}",null,null]'
+    )
+    assert fields["hash"] == hashlib.sha256(text.encode()).hexdigest()
+
+
 def test_what_is_already_so_writes_no_audit_row(world: World) -> None:
     world.admin.set_tier("ada", "plus")
     before = world.count("audit")

@@ -583,6 +583,28 @@ def test_a_deny_is_named_although_an_older_throttle_freezes_grants_too(world: Wo
     assert (denied.reason, denied.rule.id, denied.limit) == ("throttled", deny, 0)
 
 
+def test_a_name_means_the_throttle_that_is_on_also_by_a_clock_that_went_back(world: World) -> None:
+    first = world.throttle(deny=True, name="melt", duration="1h")
+    world.later(hours=2)
+    second = world.throttle(deny=True, name="melt")
+    assert world.admin.throttle_off("melt", reason="cool").item["id"] == second
+    assert world.admin.throttle_off("melt", reason="cool").item["id"] == second, "the newest"
+    world.later(hours=-1.5)
+    off = world.admin.throttle_off("melt", reason="cool")
+    assert (off.changed, off.item["id"]) == (True, first)
+
+
+@pytest.mark.parametrize("modes", [("shadow", "off"), ("off", "shadow")])
+def test_where_scopes_overlap_off_goes_further_than_shadow(
+    world: World, modes: tuple[str, str]
+) -> None:
+    for mode, tiers in zip(modes, ([], ["free"]), strict=True):
+        world.admin.enforcement_set(mode, tiers=tiers, reason="trial")
+    decision = world.consume(9)
+    assert (decision.allowed, decision.would_be) == (True, None)
+    assert decision.rule.name == "off"
+
+
 @pytest.mark.parametrize("what", ["tier", "resource"])
 def test_a_throttle_for_what_could_have_no_name_says_which(world: World, what: str) -> None:
     def on(name: str) -> None:

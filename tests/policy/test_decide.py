@@ -286,6 +286,14 @@ def test_the_days_of_a_week_or_month_count_and_those_beside_it_do_not(
     assert (found.period, found.limit, found.used, found.shared) == (period, limit, 3, shared)
 
 
+def test_who_is_blocked_sees_what_was_used_today_and_nothing_where_nothing_was() -> None:
+    of = policy([Limit(DAY, 3)])
+    blocks = (Block(7, None, None),)
+    assert decided(of, {"blocks": blocks}, 1).used == 0
+    found = decided(of, {"blocks": blocks, "used": {DAY: 2}}, 1)
+    assert (found.reason, found.used, found.limit, found.period) == ("blocked", 2, 0, None)
+
+
 @pytest.mark.parametrize("mode", ["shadow", "off"])
 def test_the_start_of_a_lenient_enforcement_is_a_moment_to_retry(mode: Any) -> None:
     switch = Enforcement(1, mode, Scope(), NOW + 7_000, NOW + 9_000)

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quotactl.policy.foresight import served_in_shorter, served_of_user, under_total
+from quotactl.policy.foresight import (
+    NO_LIMIT,
+    day_ceiling,
+    limits_text,
+    longest_run,
+    served_in_shorter,
+    served_of_user,
+    under_total,
+)
 from quotactl.policy.model import Rule
 from quotactl.policy.resolve import Ceiling
 from quotactl.policy.window import DAY, MONTH, WEEK, Period, calendar_of, period_of_length
@@ -19,6 +30,32 @@ MONDAY = 1_742_774_400_000
 
 def ceiling(period: Period, most: int | None) -> Ceiling:
     return Ceiling(period, most, RULE, most, RULE)
+
+
+HOUR = period_of_length(60)
+
+
+@pytest.mark.parametrize(
+    ("limits", "text", "of_the_day", "on_one_day"),
+    [
+        ([(HOUR, 2), (DAY, 9), (WEEK, 4)], "4/week,9/day,2/hour", 9, 4),
+        ([(DAY, 3), (WEEK, 8), (MONTH, 5)], "5/month,8/week,3/day", 3, 3),
+        ([(HOUR, 2)], "2/hour", NO_LIMIT, NO_LIMIT),
+        ([(HOUR, 2), (DAY, None)], "2/hour", NO_LIMIT, NO_LIMIT),
+        ([(DAY, None)], "unlimited", NO_LIMIT, NO_LIMIT),
+        ([(HOUR, None), (DAY, None)], "unlimited/hour", NO_LIMIT, NO_LIMIT),
+        ([(DAY, None), (WEEK, 4)], "4/week", NO_LIMIT, 4),
+        ([(DAY, 0)], "0/day", 0, 0),
+    ],
+)
+def test_what_one_user_may_have_of_several_limits(
+    limits: list[tuple[Period, int | None]], text: str, of_the_day: int, on_one_day: int
+) -> None:
+    ceilings = [ceiling(period, most) for period, most in limits]
+    # One over everybody is nobody's own.
+    ceilings.append(replace(ceiling(DAY, 1), shared=True))
+    assert limits_text(ceilings) == text
+    assert (day_ceiling(ceilings), longest_run(ceilings)) == (of_the_day, on_one_day)
 
 
 @given(

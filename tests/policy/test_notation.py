@@ -19,6 +19,7 @@ from quotactl.policy.notation import (
     check_unit,
     could_be_an_id,
     duration_text,
+    instant_text,
     limit_text,
     parse_amount,
     parse_assignment,
@@ -176,7 +177,8 @@ REFUSALS: list[tuple[Callable[[str], object], str, str]] = [
     (parse_percent, "101%", "0% to 100%"),
     (parse_percent, "-1%", "not a whole number"),
     (parse_percent, "2.5%", "not a whole number"),
-    (parse_assignment, "image", "RESOURCE=VALUE"),
+    (parse_assignment, "image", "value 'image' is not of the form RESOURCE=VALUE"),
+    (parse_assignment, "image", "such as image=3/day"),
     (parse_assignment, "=3/day", "RESOURCE=VALUE"),
     (parse_assignment, "image=", "RESOURCE=VALUE"),
     (parse_date, "2025-02-29", "2025-03-28"),
@@ -247,6 +249,19 @@ def test_the_next_time_of_day_is_the_next_one_where_clocks_change(
     now_ms = to_ms(datetime.fromisoformat(now))
     found = parse_instant(text, now_ms=now_ms, calendar=calendar_of(zone))
     assert from_ms(found) == datetime.fromisoformat(moment)
+
+
+@pytest.mark.parametrize(
+    ("at_ms", "text"),
+    [
+        (None, "never"),
+        (0, "1970-01-01 01:00 CET"),
+        (1_743_152_401_000, "2025-03-28 10:00:01 CET"),
+        (1_751_320_800_000, "2025-07-01 00:00 CEST"),
+    ],
+)
+def test_a_moment_is_written_in_the_ledgers_zone(at_ms: int | None, text: str) -> None:
+    assert instant_text(at_ms, calendar_of("Europe/Rome")) == text
 
 
 @pytest.mark.parametrize("amount", [0, -1, 2**53, True, 1.0, "1", None])

@@ -42,6 +42,10 @@ moments = st.integers(
 )
 
 
+def test_the_first_instant_of_all_is_in_a_day() -> None:
+    assert Calendar(ZoneInfo("UTC")).day(0) == (0, 86_400_000)
+
+
 def test_ledgers_keep_periods_by_lengths_that_never_change() -> None:
     assert [period.length_min for period in (DAY, WEEK, MONTH)] == [1440, 10080, 43200]
     for period in (DAY, WEEK, MONTH, period_of_length(1), period_of_length(180)):
