@@ -24,6 +24,7 @@ from pathlib import Path
 
 from quotactl.errors import LedgerBusy
 
+_yield = getattr(os, "sched_yield", lambda: time.sleep(0))
 # A turn that takes longer than this to come was waited for.
 _AT_ONCE_S = 0.000_3
 
@@ -56,6 +57,9 @@ class Turnstile:
         # Also for the next time, if this one is given up: the thread stays in line,
         # on the very files that a quick try would lock.
         self._contended = True
+        # Who was woken by the last unlock must get to run, or whoever runs already is first
+        # in line again: measured with 8 writers, one was passed 140 times.
+        _yield()
         began = time.monotonic()
         if not self._waiter.wait(deadline - began):
             raise LedgerBusy(
