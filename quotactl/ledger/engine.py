@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from quotactl.ledger.entries import Changes, Entry, Reservation
+from quotactl.ledger.entries import Changes, DemandKey, Entry, Reservation
 from quotactl.ledger.loaded import Asked, CounterValue, Head, Row, Sought, StoredAccount, UserRow
 from quotactl.policy.model import (
     Enforcement,
@@ -420,6 +420,30 @@ class Writing(Reading, Protocol):
     def next_entry_id(self) -> int: ...
 
     def next_user_id(self) -> int: ...
+
+    def take(
+        self,
+        at_ms: int,
+        user_id: int,
+        resource_id: int,
+        tier_id: int | None,
+        amount: int,
+        day_ms: int,
+        key: str | None,
+        demand: DemandKey,
+    ) -> int | None:
+        """Add what one request took of a day: its key, counter, entry and demand.
+
+        Returns the entry's id; None, and nothing is added, where the key is known already.
+        For transactions of this one request alone.
+        """
+        ...
+
+    def refuse(
+        self, user_id: int, resource_id: int, amount: int, day_ms: int, demand: DemandKey
+    ) -> None:
+        """Add what one request was denied in a day: counter and demand; as `take`."""
+        ...
 
     def store(self, changes: Changes) -> None:
         """Add the net effect of this transaction to the ledger."""

@@ -16,7 +16,7 @@ from quotactl.ledger.entries import Entry, Kind, Reservation
 from quotactl.ledger.loaded import UserRow, tier_or_default
 from quotactl.ledger.values import Decision, Request
 from quotactl.operations.corrections import Corrections
-from quotactl.operations.routine import BOOKED_KINDS, TierRoutine, asked_by
+from quotactl.operations.routine import BOOKED_KINDS, TierRoutine, asked_by, routines_of
 from quotactl.operations.workspace import start_of
 from quotactl.policy.decide import (
     Level,
@@ -40,10 +40,7 @@ class Batch(Corrections):
 
     def __init__(self, book: Reading) -> None:
         super().__init__(book)
-        # Kept with the policy: they hold for as long as it stands.
-        routines: dict[tuple[int, int | None, int], TierRoutine]
-        routines = book.policy.resolved.setdefault("routines", {})
-        self._routines = routines
+        self._routines = routines_of(book.policy)
 
     def look_ahead(self, requests: Sequence[object], now_ms: int) -> None:
         """Have looked up at once what many requests are about to need, as far as can be told."""

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 from quotactl.errors import QuotaError
 from quotactl.ledger.values import Decision, Refund, Request
 from quotactl.operations.batch import Batch
-from quotactl.operations.routine import asked_by
+from quotactl.operations.routine import (
+    asked_by,
+    check_at_once,
+    refuse_at_once,
+    take_at_once,
+)
 from quotactl.policy.notation import check_text
 
 if TYPE_CHECKING:
@@ -20,7 +25,9 @@ def check(engine: Engine, request: Request, now_ms: int) -> Decision:
     asked = asked_by(request, now_ms)
     if asked is not None:
         with engine.glancing(asked) as book:
-            decision = Batch(book).check_routinely(request, now_ms)
+            decision = check_at_once(book, request, now_ms)
+            if decision is None:
+                decision = Batch(book).check_routinely(request, now_ms)
         if decision is not None:
             return decision
     with engine.reading() as book:
@@ -30,8 +37,12 @@ def check(engine: Engine, request: Request, now_ms: int) -> Decision:
 def consume(engine: Engine, request: Request, now_ms: int) -> Decision:
     """Decide one request and count it: a batch of one."""
     asked = asked_by(request, now_ms)
-    if asked is not None and engine.expects_denial(asked):
+    denied_lately = asked is not None and engine.expects_denial(asked)
+    if denied_lately:
         with engine.writing(asked, durable=False) as book:
+            decision = refuse_at_once(book, request, now_ms)
+            if decision is not None:
+                return decision
             batch = Batch(book)
             decision = batch.consume(request, now_ms)
             if not batch.changes.durable:
@@ -39,10 +50,12 @@ def consume(engine: Engine, request: Request, now_ms: int) -> Decision:
                 return decision
         # It is allowed by now: what it takes has to last, so it is decided anew.
     with engine.writing(asked) as book:
-        batch = Batch(book)
-        decision = batch.consume(request, now_ms)
-        batch.store(book)
-    if asked is not None and (not decision.allowed or engine.expects_denial(asked)):
+        decision = None if asked is None else take_at_once(book, request, now_ms)
+        if decision is None:
+            batch = Batch(book)
+            decision = batch.consume(request, now_ms)
+            batch.store(book)
+    if asked is not None and (denied_lately or not decision.allowed):
         engine.learn(asked, denied=not decision.allowed)
     return decision
 

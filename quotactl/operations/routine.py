@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quotactl.frozen import made
 from quotactl.ledger.loaded import Asked
 from quotactl.ledger.values import Decision, Request
 from quotactl.policy.decide import Routine
-from quotactl.policy.model import Resource, Tier
+from quotactl.policy.model import AMOUNT_MAX, Policy, Resource, Tier
+from quotactl.policy.notation import plainly_an_id
 from quotactl.policy.window import HOUR_MS, from_ms
+
+if TYPE_CHECKING:
+    from quotactl.ledger.engine import Reading, Writing
 
 BOOKED_KINDS = ("tier", "throttle", "enforcement")
 """The kinds of rules that demand names by id: those of single users would make as many rows
@@ -117,3 +121,96 @@ def asked_by(request: object, now_ms: int) -> Asked | None:
     if not (isinstance(key, str) and key.isprintable()):
         key = None
     return Asked(user, resource, key, now_ms)
+
+
+# What follows is the whole of nearly every request, so it is written out: where anything
+# is not as it nearly always is, it says None, and `Batch` decides.
+
+
+def check_at_once(book: Reading, request: Request, now_ms: int) -> Decision | None:
+    """What `consume` would answer."""
+    found = _at_hand(book, request, now_ms)
+    if found is None:
+        return None
+    routine, _, used = found
+    if routine.allows(used, request.amount):
+        return routine.allowed(request, used, None)
+    return None if routine.refusal is None else routine.refused(request, used, now_ms)
+
+
+def take_at_once(book: Writing, request: Request, now_ms: int) -> Decision | None:
+    """Allow a request and count it as used; with None nothing is written."""
+    found = _at_hand(book, request, now_ms)
+    if found is None:
+        return None
+    routine, user_id, used = found
+    amount, key = request.amount, request.idempotency_key
+    taken = used + amount
+    if not routine.allows(used, amount) or taken > AMOUNT_MAX:
+        return None
+    if not (key is None or plainly_an_id(key)):
+        return None
+    entry_id = book.take(
+        now_ms,
+        user_id,
+        routine.resource_id,
+        routine.tier_id,
+        amount,
+        routine.day_ms,
+        key,
+        routine.allowed_key,
+    )
+    # A key that is known already is answered as it was.
+    return None if entry_id is None else routine.allowed(request, taken, entry_id)
+
+
+def refuse_at_once(book: Writing, request: Request, now_ms: int) -> Decision | None:
+    """Refuse a request and count it as denied; with None nothing is written."""
+    found = _at_hand(book, request, now_ms)
+    if found is None:
+        return None
+    routine, user_id, used = found
+    key = request.idempotency_key
+    if routine.refusal is None or routine.allows(used, request.amount):
+        return None
+    if key is not None and not (plainly_an_id(key) and book.entry_of_key(key) is None):
+        return None
+    book.refuse(user_id, routine.resource_id, request.amount, routine.day_ms, routine.refused_key)
+    return routine.refused(request, used, now_ms)
+
+
+def _at_hand(book: Reading, request: Request, now_ms: int) -> tuple[TierRoutine, int, int] | None:
+    """The routine that decides a request that `asked_by` let pass, if it has been worked out;
+    the user's id and what they used."""
+    policy = book.policy
+    resource = policy.resources_by_name.get(request.resource)
+    if resource is None:
+        return None
+    user = book.user_row(request.user)
+    if user is None:
+        return None
+    user_id, tier_id, protected, has_own = user
+    routine = routines_of(policy).get((resource.id, tier_id, protected))
+    head = book.head
+    closed_until_ms = head.closed_until_ms
+    amount = request.amount
+    if (
+        has_own
+        or routine is None
+        or not routine.from_ms <= now_ms < routine.until_ms
+        or now_ms < head.opened_at_ms
+        or (closed_until_ms is not None and now_ms < closed_until_ms)
+        or type(amount) is not int
+        or not 0 < amount <= AMOUNT_MAX
+    ):
+        return None
+    count = book.count_of(user_id, resource.id, routine.day_ms)
+    return routine, user_id, 0 if count is None else count[0]
+
+
+def routines_of(policy: Policy) -> dict[tuple[int, int | None, int], TierRoutine]:
+    """Those worked out, by (resource id, tier id, protected): kept with the policy, as they
+    hold for as long as it stands."""
+    found: dict[tuple[int, int | None, int], TierRoutine]
+    found = policy.resolved.setdefault("routines", {})
+    return found

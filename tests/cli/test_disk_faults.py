@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -193,22 +193,17 @@ def test_a_migration_with_too_many_open_files_leaves_the_old_ledger(path: Path) 
 # ---- a commit whose outcome is not known
 
 
-class Failing:
-    """A connection whose COMMIT fails as a disk does."""
+def failing(execute: Callable[..., Any], code: int) -> Callable[..., Any]:
+    """The same, but COMMIT fails as a disk does."""
 
-    def __init__(self, connection: sqlite3.Connection, code: int) -> None:
-        self._connection = connection
-        self._code = code
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-    def execute(self, statement: str, *values: Any) -> Any:
+    def fail(statement: str, *values: Any) -> Any:
         if statement == "COMMIT":
             error = sqlite3.OperationalError("disk I/O error")
-            error.sqlite_errorcode = self._code
+            error.sqlite_errorcode = code
             raise error
-        return self._connection.execute(statement, *values)
+        return execute(statement, *values)
+
+    return fail
 
 
 @pytest.mark.parametrize(
@@ -222,14 +217,14 @@ def test_a_commit_that_fails_says_what_is_known_of_its_outcome(
     path: Path, code: int, said: str
 ) -> None:
     with quotactl.connect(path) as q:
-        engine: Any = q.engine
-        kept = engine._connection
-        engine._connection = Failing(kept, code)
+        session = q.engine._session  # type: ignore[attr-defined]
+        execute = session.execute
+        session.execute = failing(execute, code)
         with pytest.raises(quotactl.QuotaError, match=said) as failure:
             q.consume(user="ada", resource="image", idempotency_key="k")
         assert failure.value.hint is not None
         assert ("same key" in failure.value.hint) == ("unknown" in said)
-        engine._connection = kept
+        session.execute = execute
         assert q.consume(user="ada", resource="image", idempotency_key="k").used == 1
 
 

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quotactl import Conflict, InvalidInput
-from quotactl.engines.sqlite.door import SqliteEngine
+from quotactl.engines.sqlite.book import Session
+
+# Of a session: nothing here waits for the disk.
+NEVER = property(lambda _: False, lambda *_: None)
 
 if TYPE_CHECKING:
     from conftest import World
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here is about power cuts: don't wait for the disk."""
-    monkeypatch.setattr(SqliteEngine, "_wants_full", lambda engine: False)
+    monkeypatch.setattr(Session, "wants_full", NEVER, raising=False)
 
 
 @pytest.fixture(autouse=True)

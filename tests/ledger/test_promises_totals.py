@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quotactl import Conflict, Decision, InvalidInput, NotFound, Request
-from quotactl.engines.sqlite.door import SqliteEngine
+from quotactl.engines.sqlite.book import Session
 from quotactl.operations.administer import set_capacity
 from quotactl.operations.batch import Batch
 from quotactl.operations.emergency import Emergency, Timing, put_on
 from quotactl.policy.levers import lever, one_limit
+
+# Of a session: nothing here waits for the disk.
+NEVER = property(lambda _: False, lambda *_: None)
 
 if TYPE_CHECKING:
     from conftest import MakeWorld, World
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here is about power cuts: don't wait for the disk."""
-    monkeypatch.setattr(SqliteEngine, "_wants_full", lambda engine: False)
+    monkeypatch.setattr(Session, "wants_full", NEVER, raising=False)
 
 
 @pytest.fixture(autouse=True)

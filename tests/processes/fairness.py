@@ -34,7 +34,6 @@ from quotactl.engines.sqlite import door
 from quotactl.engines.sqlite.book import Book
 from quotactl.engines.sqlite.door import SqliteEngine
 from quotactl.engines.sqlite.queue import Turnstile
-from quotactl.ledger.loaded import Asked
 
 
 class Act(NamedTuple):
@@ -55,15 +54,14 @@ class Act(NamedTuple):
 class Watched(SqliteEngine):
     """Notes when the turn came and when the commit began and ended."""
 
-    def _begin_writing(self, asked: Asked | None, durable: bool = True) -> Book:
-        book = super()._begin_writing(asked, durable)
+    def _enter(self) -> None:
+        super()._enter()
         self.turn = time.monotonic()
-        return book
 
-    def _commit(self, begun: object) -> None:
+    def _end(self, book: Book) -> None:
         before = self.path.stat().st_mtime_ns
         self.commit = time.monotonic()
-        super()._commit(begun)
+        super()._end(book)
         self.committed = time.monotonic()
         self.written_back = self.path.stat().st_mtime_ns != before
 

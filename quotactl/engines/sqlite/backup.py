@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quotactl.engines.schema import apply_migrations
-from quotactl.engines.sqlite.book import Book, PolicyCache
+from quotactl.engines.sqlite.book import Book, Session
 from quotactl.engines.sqlite.checks import Look
 from quotactl.engines.sqlite.door import (
     access_of,
@@ -57,7 +57,7 @@ class Copy:
     def reading(self) -> Iterator[Book]:
         """One consistent view; writes nothing."""
         with self._transaction("BEGIN"):
-            yield Book(self._connection, PolicyCache())
+            yield Book(Session(self._connection))
 
     def glancing(self, asked: Asked) -> AbstractContextManager[Book]:  # noqa: ARG002
         """As good as a whole view: nobody writes."""
@@ -78,7 +78,7 @@ class Copy:
     ) -> Iterator[Book]:
         """One transaction, committed when the block ends."""
         with self._transaction("BEGIN IMMEDIATE"):
-            yield Book(self._connection, PolicyCache())
+            yield Book(Session(self._connection))
             self._connection.execute("COMMIT")
 
     def schema(self) -> int:
@@ -228,7 +228,7 @@ def swapping(path: Path) -> Iterator[sqlite3.Connection | None]:
 def book_of(connection: sqlite3.Connection, path: Path) -> Iterator[Book]:
     """A ledger as the connection of `swapping()` sees it."""
     with translated(path):
-        yield Book(connection, PolicyCache())
+        yield Book(Session(connection))
 
 
 def swap(new: Path, path: Path, aside: Path) -> None:

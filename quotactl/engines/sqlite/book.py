@@ -9,7 +9,7 @@ from typing import Any
 from quotactl.engines.sqlite.queries import Queries
 from quotactl.engines.sqlite.recorded import marks
 from quotactl.errors import LedgerCorrupt
-from quotactl.ledger.entries import Changes, Entry, Kind, Reservation
+from quotactl.ledger.entries import Changes, DemandKey, Entry, Kind, Reservation
 from quotactl.ledger.loaded import (
     Asked,
     CounterValue,
@@ -40,6 +40,8 @@ from quotactl.policy.window import DAY_LENGTH_MIN, DAY_LONGEST_MS, Period, perio
 # Sums of demand stop here rather than leave SQLite's integers: somebody who
 # asks for 2^53 units a thousand times must not break the counting of denials.
 SUM_MAX = 2**62
+# Users that are kept known at a time: some megabytes.
+KNOWN_MAX = 10_000
 
 _HEAD_COLUMNS = """
 SELECT ledger.name, zone, ledger.created_at_ms, opened_at_ms, closed_until_ms, default_tier_id,
@@ -109,62 +111,111 @@ ON CONFLICT DO UPDATE SET
   shadow_denied = min(shadow_denied + excluded.shadow_denied, {SUM_MAX})
 """
 
+# The same for one request of routine: each column that is left out, and each sum of nothing,
+# is time.
+_TAKE_KEY = """
+INSERT INTO idempotency_key (key, entry_id, at_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
+"""
+_TAKE_COUNT = """
+INSERT INTO counter (resource_id, period, starts_at_ms, user_id, used) VALUES (?, 1440, ?, ?, ?)
+ON CONFLICT DO UPDATE SET used = used + excluded.used
+"""
+_TAKE_ENTRY = """
+INSERT INTO entry (id, at_ms, kind, user_id, resource_id, tier_id, amount, granted, day_ms)
+VALUES (?, ?, 1, ?, ?, ?, ?, 0, ?)
+"""
+_TAKE_DEMAND = f"""
+INSERT INTO demand (hour_ms, resource_id, tier_id, reason, rule_kind, rule_id, requests, used)
+VALUES (?, ?, ?, ?, ?, ?, 1, ?)
+ON CONFLICT DO UPDATE SET
+  requests = requests + 1, used = min(used + excluded.used, {SUM_MAX})
+"""
+_REFUSE_COUNT = f"""
+INSERT INTO counter (resource_id, period, starts_at_ms, user_id, denied) VALUES (?, 1440, ?, ?, ?)
+ON CONFLICT DO UPDATE SET denied = min(denied + excluded.denied, {AMOUNT_MAX})
+"""
+_REFUSE_DEMAND = f"""
+INSERT INTO demand (hour_ms, resource_id, tier_id, reason, rule_kind, rule_id, requests, denied)
+VALUES (?, ?, ?, ?, ?, ?, 1, ?)
+ON CONFLICT DO UPDATE SET
+  requests = requests + 1, denied = min(denied + excluded.denied, {SUM_MAX})
+"""
 
-class PolicyCache:
-    """The policy and settings that a process keeps until their version moves."""
 
-    def __init__(self) -> None:
+class Known:
+    """What was looked up: good for as long as nobody has written since.
+
+    `version` is the one that SQLite counts for this connection: it moves with each commit of
+    another's. None where that is not known; then nothing here outlives the transaction.
+    """
+
+    __slots__ = ("counts", "head", "newest_entry_id", "users", "version")
+
+    def __init__(self, version: int | None = None) -> None:
+        self.version = version
+        self.head: Head | None = None
+        self.newest_entry_id: int | None = None
+        # None where there is none, as everywhere here.
+        self.users: dict[str, UserRow | None] = {}
+        # By (resource id, day's start, user id).
+        self.counts: dict[tuple[int, int, int], tuple[int, int] | None] = {}
+
+
+class Session:
+    """A connection, and what a process keeps of its ledger from one transaction to the next."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        # One for all short statements: to make one costs as much as a short statement.
+        self.execute = connection.cursor().execute
+        # These two stand until the policy's version moves.
         self.policy: Policy | None = None
         self.settings: dict[str, str] = {}
         # Of the setting `durability`, which every transaction asks for.
         self.wants_full = True
+        self.known = Known()
 
-
-class _Ahead:
-    """What was looked up before it was asked for; None where there is none."""
-
-    __slots__ = ("counts", "keys", "newest_entry_id", "users")
-
-    def __init__(self) -> None:
-        self.users: dict[str, UserRow | None] = {}
-        # By (resource id, day's start, user id).
-        self.counts: dict[tuple[int, int, int], tuple[int, int] | None] = {}
-        self.keys: dict[str, int | None] = {}
-        self.newest_entry_id: int | None = None
-
-    def take(self, asked: Asked, resource_id: int, day_ms: int, row: tuple[Any, ...]) -> None:
-        """Keep what _GLANCE found."""
-        self.newest_entry_id, entry_id, user_id, tier_id, protected, has_own, used, granted = row
-        if asked.key is not None:
-            self.keys[asked.key] = entry_id
-        if user_id is None:
-            self.users[asked.user] = None
-            return
-        self.users[asked.user] = UserRow(user_id, tier_id, protected, has_own)
-        self.counts[resource_id, day_ms, user_id] = None if used is None else (used, granted)
+    def roll_back(self) -> None:
+        """Undo what the transaction wrote, and forget what it knew."""
+        self.known = Known()
+        self.connection.execute("ROLLBACK")
 
 
 class Book(Queries):
     """The view of one transaction. Fulfils `quotactl.ledger.engine.Writing`."""
 
-    def __init__(
-        self, connection: sqlite3.Connection, cache: PolicyCache, asked: Asked | None = None
-    ) -> None:
-        super().__init__(connection)
-        self._cache = cache
+    def __init__(self, session: Session, asked: Asked | None = None) -> None:
+        self._connection = connection = session.connection
+        self._session = session
+        self._dirty = False
         self._relaxed: Changes | None = None
-        self._ahead = _Ahead()
-        policy = cache.policy
+        # Whether `take` or `refuse` wrote something, which leaves known what was known.
+        self.counted = False
+        self._keys: dict[str, int | None] = {}
+        (version,) = session.execute("PRAGMA data_version").fetchone()
+        known = session.known
+        if version != known.version or len(known.users) > KNOWN_MAX:
+            known = session.known = Known(version)
+        policy = session.policy
+        head = known.head
         resource = None
         if asked is not None and policy is not None:
             resource = policy.resources_by_name.get(asked.resource)
-        if asked is None or policy is None or resource is None:
-            row = connection.execute(_HEAD).fetchone()
-        else:
+        if asked is not None and policy is not None and resource is not None:
             day_ms = policy.calendar.day(asked.at_ms).starts_at_ms
-            row = connection.execute(
-                _GLANCE, (asked.user, resource.id, day_ms, asked.key)
-            ).fetchone()
+            if head is not None:
+                user = known.users.get(asked.user)
+                if user is not None and (resource.id, day_ms, user.id) in known.counts:
+                    self.head: Head = head
+                    self.policy: Policy = policy
+                    return
+            row = session.execute(_GLANCE, (asked.user, resource.id, day_ms, asked.key)).fetchone()
+        elif head is not None and policy is not None:
+            self.head = head
+            self.policy = policy
+            return
+        else:
+            row = session.execute(_HEAD).fetchone()
         if row is None:
             raise LedgerCorrupt("the ledger has lost the row about itself")
         self.head = head = Head._make(row[:HEAD_LENGTH])
@@ -173,12 +224,27 @@ class Book(Queries):
                 # A glance is one statement; of a policy that is read by several they all
                 # have to see the same.
                 connection.execute("BEGIN")
-                self.head = Head._make(connection.execute(_HEAD).fetchone())
+                self.head = head = Head._make(connection.execute(_HEAD).fetchone())
+                known = session.known = Known()
             policy = self._read_policy()
         elif asked is not None and resource is not None:
             # By a policy that still stands, the right resource and day were looked at.
-            self._ahead.take(asked, resource.id, day_ms, row[HEAD_LENGTH:])
-        self.policy: Policy = policy
+            self._keep(asked, resource.id, day_ms, row[HEAD_LENGTH:])
+        known.head = head
+        self.policy = policy
+
+    def _keep(self, asked: Asked, resource_id: int, day_ms: int, row: tuple[Any, ...]) -> None:
+        """Keep what _GLANCE found."""
+        newest, entry_id, user_id, tier_id, protected, has_own, used, granted = row
+        known = self._session.known
+        known.newest_entry_id = newest
+        if asked.key is not None:
+            self._keys[asked.key] = entry_id
+        if user_id is None:
+            known.users[asked.user] = None
+            return
+        known.users[asked.user] = UserRow(user_id, tier_id, protected, has_own)
+        known.counts[resource_id, day_ms, user_id] = None if used is None else (used, granted)
 
     @property
     def dirty(self) -> bool:
@@ -188,8 +254,12 @@ class Book(Queries):
     @dirty.setter
     def dirty(self, dirty: bool) -> None:
         self._dirty = dirty
-        # What was looked up may be another by now.
-        self._ahead = _Ahead()
+        self._forget()
+
+    def _forget(self) -> None:
+        """What was looked up may be another by now."""
+        self._session.known = Known()
+        self._keys = {}
 
     @property
     def relaxed(self) -> bool:
@@ -201,23 +271,23 @@ class Book(Queries):
     def look_ahead(
         self, users: Sequence[str], keys: Sequence[str], resource_id: int, day_ms: int
     ) -> None:
-        ahead = self._ahead
+        known = self._session.known
         # Here, so that a gateway's single consume need not load it.
         from json import dumps
 
-        ahead.users.update(dict.fromkeys(users))
+        known.users.update(dict.fromkeys(users))
         for name, user_id, tier_id, protected, has_own, used, granted in self._connection.execute(
             _GLANCE_USERS, (dumps(users), resource_id, day_ms)
         ):
-            ahead.users[name] = UserRow(user_id, tier_id, protected, has_own)
+            known.users[name] = UserRow(user_id, tier_id, protected, has_own)
             found = None if used is None else (used, granted)
-            ahead.counts[resource_id, day_ms, user_id] = found
+            known.counts[resource_id, day_ms, user_id] = found
         if keys:
-            ahead.keys.update(dict.fromkeys(keys))
-            ahead.keys.update(self._connection.execute(_GLANCE_KEYS, (dumps(keys),)).fetchall())
+            self._keys.update(dict.fromkeys(keys))
+            self._keys.update(self._connection.execute(_GLANCE_KEYS, (dumps(keys),)).fetchall())
 
     def user_row(self, name: str) -> UserRow | None:
-        users = self._ahead.users
+        users = self._session.known.users
         if name not in users:
             row = self._connection.execute(
                 "SELECT id, tier_id, protected, has_own FROM user WHERE name = ?", (name,)
@@ -226,7 +296,7 @@ class Book(Queries):
         return users[name]
 
     def count_of(self, user_id: int, resource_id: int, day_ms: int) -> tuple[int, int] | None:
-        counts = self._ahead.counts
+        counts = self._session.known.counts
         place = (resource_id, day_ms, user_id)
         if place not in counts:
             counts[place] = self._connection.execute(
@@ -380,8 +450,8 @@ class Book(Queries):
         return [grant.id for grant in sorted(grants, key=lambda g: g.burn_order)]
 
     def entry_of_key(self, key: str) -> int | None:
-        if key in self._ahead.keys:
-            return self._ahead.keys[key]
+        if key in self._keys:
+            return self._keys[key]
         row = self._connection.execute(
             "SELECT entry_id FROM idempotency_key WHERE key = ?", (key,)
         ).fetchone()
@@ -400,12 +470,12 @@ class Book(Queries):
 
     @property
     def settings(self) -> Mapping[str, str]:
-        return self._cache.settings
+        return self._session.settings
 
     # ---- what a decision stores
 
     def next_entry_id(self) -> int:
-        newest = self._ahead.newest_entry_id
+        newest = self._session.known.newest_entry_id
         if newest is None:
             (newest,) = self._connection.execute("SELECT ifnull(max(id), 0) FROM entry").fetchone()
         # Pruning may have emptied the table; an id never comes back all the same.
@@ -414,6 +484,40 @@ class Book(Queries):
     def next_user_id(self) -> int:
         (newest,) = self._connection.execute("SELECT ifnull(max(id), 0) FROM user").fetchone()
         return int(newest) + 1
+
+    def take(
+        self,
+        at_ms: int,
+        user_id: int,
+        resource_id: int,
+        tier_id: int | None,
+        amount: int,
+        day_ms: int,
+        key: str | None,
+        demand: DemandKey,
+    ) -> int | None:
+        entry_id = self.next_entry_id()
+        execute = self._session.execute
+        if key is not None and not execute(_TAKE_KEY, (key, entry_id, at_ms)).rowcount:
+            return None
+        self.counted = True
+        execute(_TAKE_COUNT, (resource_id, day_ms, user_id, amount))
+        execute(_TAKE_ENTRY, (entry_id, at_ms, user_id, resource_id, tier_id, amount, day_ms))
+        execute(_TAKE_DEMAND, (*demand, amount))
+        known = self._session.known
+        known.newest_entry_id = entry_id
+        place = (resource_id, day_ms, user_id)
+        used, granted = known.counts.pop(place, None) or (0, 0)
+        known.counts[place] = (used + amount, granted)
+        return entry_id
+
+    def refuse(
+        self, user_id: int, resource_id: int, amount: int, day_ms: int, demand: DemandKey
+    ) -> None:
+        self.counted = True
+        execute = self._session.execute
+        execute(_REFUSE_COUNT, (resource_id, day_ms, user_id, amount))
+        execute(_REFUSE_DEMAND, (*demand, amount))
 
     def store(self, changes: Changes) -> None:
         if changes.empty:
@@ -430,6 +534,7 @@ class Book(Queries):
         self._store(self._relaxed)
 
     def _store(self, changes: Changes) -> None:
+        self._forget()
         connection = self._connection
         if changes.users:
             connection.executemany(
@@ -591,11 +696,12 @@ class Book(Queries):
 
     def _read_policy(self) -> Policy:
         policy = self._build_policy()
-        self._cache.settings = dict(
+        session = self._session
+        session.settings = dict(
             self._connection.execute("SELECT key, value FROM setting").fetchall()
         )
-        self._cache.wants_full = value_of(self._cache.settings, "durability") == "full"
-        self._cache.policy = policy
+        session.wants_full = value_of(session.settings, "durability") == "full"
+        session.policy = policy
         return policy
 
     def _build_policy(self) -> Policy:

@@ -9,12 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from quotactl.engines.schema import APPLICATION_ID, SCHEMA_VERSION
-from quotactl.engines.sqlite.book import Book, PolicyCache
+from quotactl.engines.sqlite.book import Book, Known, Session
 from quotactl.engines.sqlite.queue import Turnstile
 from quotactl.errors import (
     InvalidInput,
@@ -87,7 +86,6 @@ class SqliteEngine:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._queue: Turnstile | None = None
-        self._cache = PolicyCache()
         self._odd: Look | None = None
         self._synced_full = True
         # Who was denied what lately: most of them ask again at once.
@@ -98,7 +96,8 @@ class SqliteEngine:
         # A relative path means another file once the process has changed its folder.
         self._at = path.absolute()
         self._file = os.fspath(self._at)
-        self._connection, self._identity = self._open()
+        connection, self._identity = self._open()
+        self._session = Session(connection)
 
     def _open(self) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
         while True:
@@ -127,11 +126,11 @@ class SqliteEngine:
 
     def reading(self) -> AbstractContextManager[Book]:
         """One consistent view; writes nothing."""
-        return _Transaction(self, self._begin_reading, None)
+        return _Reading(self, None)
 
     def glancing(self, asked: Asked) -> AbstractContextManager[Book]:
         """A view of the one statement that looks up what was asked: consistent for that only."""
-        return _Transaction(self, partial(self._begin_glancing, asked), None)
+        return _Reading(self, asked)
 
     def writing(
         self, asked: Asked | None = None, *, durable: bool = True
@@ -141,10 +140,10 @@ class SqliteEngine:
         What was stored is committed when the block ends, and rolled back when
         it raises. Raises LedgerBusy when the turn does not come in time.
         """
-        return _Transaction(self, partial(self._begin_writing, asked, durable), self._end)
+        return _Writing(self, asked, durable)
 
     def expects_denial(self, asked: Asked) -> bool:
-        return asked[:2] in self._denied
+        return bool(self._denied) and asked[:2] in self._denied
 
     def learn(self, asked: Asked, *, denied: bool) -> None:
         if not denied:
@@ -156,7 +155,7 @@ class SqliteEngine:
 
     def migrating(self) -> AbstractContextManager[sqlite3.Connection]:
         """Like `writing()`, for a ledger whose schema is not the present one."""
-        return _Transaction(self, self._begin_migrating, self._commit)
+        return _Migrating(self)
 
     def close(self) -> None:
         if self._pid != os.getpid():
@@ -181,38 +180,11 @@ class SqliteEngine:
             if alone:
                 self._lock.release()
 
-    # ---- the steps of a transaction, which `_Transaction` takes
+    # ---- the steps of a transaction, which the classes below take
 
-    def _begin_reading(self) -> Book:
-        _begin(self._connection, "BEGIN")
-        return Book(self._connection, self._cache)
-
-    def _begin_glancing(self, asked: Asked) -> Book:
-        if self._connection.in_transaction:
-            # A signal broke off the end of the one before.
-            self._connection.execute("ROLLBACK")
-        return Book(self._connection, self._cache, asked)
-
-    def _begin_writing(self, asked: Asked | None, durable: bool = True) -> Book:
-        """Begin a transaction that will be as durable as the ledger's setting says."""
-        if self._access != "rw":
-            self._ask_again()
-        self._enter()
-        while True:
-            self._sync(full=durable and self._wants_full())
-            _begin(self._connection, "BEGIN IMMEDIATE")
-            book = Book(self._connection, self._cache, asked)
-            if self._synced_full == (durable and self._wants_full()):
-                return book
-            # The setting was changed since this process last looked.
-            self._connection.execute("ROLLBACK")
-
-    def _begin_migrating(self) -> sqlite3.Connection:
-        if self._access != "rw":
-            self._ask_again()
-        self._enter()
-        _begin(self._connection, "BEGIN IMMEDIATE")
-        return self._connection
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        return self._session.connection
 
     def _claim(self) -> None:
         """Have this engine to oneself, of the threads of this process."""
@@ -221,29 +193,8 @@ class SqliteEngine:
                 "this connection was opened by another process",
                 hint="after a fork, connect() again: SQLite connections don't survive one",
             )
-        if not self._lock.acquire(timeout=self._timeout_s):
+        if not (self._lock.acquire(False) or self._lock.acquire(timeout=self._timeout_s)):
             raise LedgerBusy("another thread held this connection all the time")
-
-    def _guarded(self) -> AbstractContextManager[None] | None:
-        """Look whether the file is still the same; where it is read without any lock, what
-        guards that until its `__exit__`."""
-        if identity_of(self._file) != self._identity:
-            self._go_over()
-        if self._access != "frozen":
-            return None
-        guard = self._unwritten()
-        guard.__enter__()
-        return guard
-
-    def _leave(self, *, turn: bool) -> None:
-        """Roll back what is not committed, and give back the turn."""
-        try:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-        finally:
-            # Also where a signal broke it off before it was known that the turn had come.
-            if turn and self._queue is not None:
-                self._queue.leave()
 
     def _told(self, error: BaseException) -> QuotaError | None:
         """What failed, in our words; None for what is no failure of the ledger's."""
@@ -257,12 +208,21 @@ class SqliteEngine:
         return self._odd(self._connection)
 
     def _enter(self) -> None:
+        """Get the turn, and in it see to it that the file is still the ledger."""
+        queue = self._queue
+        if queue is None or not queue.enter_at_once():
+            self._line_up()
+        # In turn, as a restore swaps files in its own: none comes in between.
+        elif identity_of(self._file) != self._identity:
+            queue.leave()
+            self._line_up()
+
+    def _line_up(self) -> None:
         deadline = time.monotonic() + self._timeout_s
         while True:
             if self._queue is None:
                 self._queue = self._turnstile()
             self._queue.enter(deadline)
-            # In turn, as a restore swaps files in its own: none comes in between.
             if identity_of(self._file) == self._identity:
                 return
             # Under a link that leads elsewhere now, the queue is another one too.
@@ -313,24 +273,23 @@ class SqliteEngine:
             raise written_meanwhile(self.path)
 
     def _end(self, book: Book) -> None:
-        """Commit what was stored."""
-        connection = self._connection
-        if not book.dirty:
+        """Commit what was stored, if anything was."""
+        execute = self._session.execute
+        if not (book.counted or book.dirty):
             if not book.relaxed:
+                # Nothing was written, so that what is known still holds.
+                execute("ROLLBACK")
                 return
             if self._synced_full:
                 # Only demand: not worth waiting for the disk. Nothing was written
                 # yet, and additions commute, so they can go into a transaction of
                 # their own that commits without fsync.
-                connection.execute("ROLLBACK")
+                execute("ROLLBACK")
                 self._sync(full=False)
-                connection.execute("BEGIN IMMEDIATE")
+                execute("BEGIN IMMEDIATE")
             book.store_relaxed()
-        self._commit(connection)
-
-    def _commit(self, begun: object) -> None:  # noqa: ARG002 - as `_end` is called
         try:
-            self._connection.execute("COMMIT")
+            execute("COMMIT")
         except sqlite3.Error as error:
             if _code(error) != sqlite3.SQLITE_IOERR:
                 raise
@@ -351,12 +310,8 @@ class SqliteEngine:
         connection, identity = self._open()
         # SQLite sees that the file has moved, and lets the new one's WAL be.
         self._connection.close()
-        self._connection, self._identity = connection, identity
-        self._cache = PolicyCache()
+        self._session, self._identity = Session(connection), identity
         self._synced_full = True
-
-    def _wants_full(self) -> bool:
-        return self._cache.wants_full
 
     def _sync(self, *, full: bool) -> None:
         if full != self._synced_full:
@@ -365,30 +320,23 @@ class SqliteEngine:
 
 
 class _Transaction(AbstractContextManager[Begun]):
-    """One transaction. A class, as it is a part of every decision: a generator costs more."""
+    """One transaction. A class whose steps are written out, as it is a part of every decision:
+    a generator costs more, and so does each call."""
 
-    def __init__(
-        self,
-        engine: SqliteEngine,
-        begin: Callable[[], Begun],
-        end: Callable[[Begun], None] | None,
-    ) -> None:
+    __slots__ = ("_begun", "_engine")
+
+    def __init__(self, engine: SqliteEngine) -> None:
         self._engine = engine
-        self._begin = begin
-        self._end = end
-        self._unwritten: AbstractContextManager[None] | None = None
 
     def __enter__(self) -> Begun:
         engine = self._engine
         engine._claim()
         try:
-            if self._end is None:
-                self._unwritten = engine._guarded()
-            self._begun = self._begin()
+            self._begun = begun = self._begin(engine)
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
             raise
-        return self._begun
+        return begun
 
     def __exit__(
         self,
@@ -399,23 +347,133 @@ class _Transaction(AbstractContextManager[Begun]):
         engine = self._engine
         try:
             try:
-                if error is None and self._end is not None:
-                    self._end(self._begun)
+                if error is not None:
+                    # Some failures roll back by themselves.
+                    engine._session.known = Known()
+                else:
+                    self._end(engine)
+            except BaseException:
+                engine._session.known = Known()
+                raise
             finally:
-                engine._leave(turn=self._end is not None)
-                if self._unwritten is not None:
-                    self._unwritten.__exit__(kind, error, trace)
+                try:
+                    session = engine._session
+                    if session.connection.in_transaction:
+                        session.roll_back()
+                finally:
+                    self._leave(engine, error)
         except Exception as failure:
             known = engine._told(failure)
             if known is None:
                 raise
             raise known from failure
         else:
-            known = None if error is None else engine._told(error)
-            if known is not None:
-                raise known from error
+            if error is not None:
+                known = engine._told(error)
+                if known is not None:
+                    raise known from error
         finally:
             engine._lock.release()
+
+    def _begin(self, engine: SqliteEngine) -> Begun:
+        raise NotImplementedError
+
+    def _end(self, engine: SqliteEngine) -> None:
+        """Once the block has ended well."""
+
+    def _leave(self, engine: SqliteEngine, error: BaseException | None) -> None:
+        """However it has ended, and also where it did not begin well."""
+
+
+class _Reading(_Transaction[Book]):
+    """One consistent view, or a glance: that of a single statement."""
+
+    __slots__ = ("_asked", "_guard")
+
+    def __init__(self, engine: SqliteEngine, asked: Asked | None) -> None:
+        self._engine = engine
+        self._asked = asked
+        self._guard: AbstractContextManager[None] | None = None
+
+    def _begin(self, engine: SqliteEngine) -> Book:
+        if identity_of(engine._file) != engine._identity:
+            engine._go_over()
+        if engine._access == "frozen":
+            guard = engine._unwritten()
+            guard.__enter__()
+            self._guard = guard
+        session = engine._session
+        if session.connection.in_transaction:
+            # A signal broke off the end of the one before.
+            session.roll_back()
+        if self._asked is None:
+            session.execute("BEGIN")
+        return Book(session, self._asked)
+
+    def _leave(self, engine: SqliteEngine, error: BaseException | None) -> None:  # noqa: ARG002
+        if self._guard is not None:
+            trace = None if error is None else error.__traceback__
+            self._guard.__exit__(None if error is None else type(error), error, trace)
+
+
+class _Writing(_Transaction[Book]):
+    """One that has its turn in the queue, and is as durable as the ledger's setting says."""
+
+    __slots__ = ("_asked", "_durable")
+
+    def __init__(self, engine: SqliteEngine, asked: Asked | None, durable: bool) -> None:
+        self._engine = engine
+        self._asked = asked
+        self._durable = durable
+
+    def _begin(self, engine: SqliteEngine) -> Book:
+        if engine._access != "rw":
+            engine._ask_again()
+        engine._enter()
+        while True:
+            session = engine._session
+            if session.connection.in_transaction:
+                # A signal broke off the end of the one before.
+                session.roll_back()
+            full = self._durable and session.wants_full
+            if full != engine._synced_full:
+                engine._sync(full=full)
+            session.execute("BEGIN IMMEDIATE")
+            book = Book(session, self._asked)
+            if full == (self._durable and session.wants_full):
+                return book
+            # The setting was changed since this process last looked.
+            session.roll_back()
+
+    def _end(self, engine: SqliteEngine) -> None:
+        engine._end(self._begun)
+
+    def _leave(self, engine: SqliteEngine, error: BaseException | None) -> None:  # noqa: ARG002
+        # Also where a signal broke it off before it was known that the turn had come.
+        if engine._queue is not None:
+            engine._queue.leave()
+
+
+class _Migrating(_Transaction[sqlite3.Connection]):
+    """The bare connection, in its turn."""
+
+    __slots__ = ()
+
+    def _begin(self, engine: SqliteEngine) -> sqlite3.Connection:
+        if engine._access != "rw":
+            engine._ask_again()
+        engine._enter()
+        session = engine._session
+        if session.connection.in_transaction:
+            session.roll_back()
+        session.execute("BEGIN IMMEDIATE")
+        session.known = Known()
+        return session.connection
+
+    def _end(self, engine: SqliteEngine) -> None:
+        engine._session.execute("COMMIT")
+
+    _leave = _Writing._leave
 
 
 def identity_of(file: str) -> tuple[int, int] | None:
@@ -599,13 +657,6 @@ def written_meanwhile(path: Path) -> LedgerBusy:
         f"{path} was written while it was read without locks, for want of write permission here",
         hint="safe to try again",
     )
-
-
-def _begin(connection: sqlite3.Connection, how: str) -> None:
-    if connection.in_transaction:
-        # A signal broke off the end of the one before.
-        connection.execute("ROLLBACK")
-    connection.execute(how)
 
 
 def access_of(path: Path) -> tuple[Access, State | None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from quotactl.engines.schema import apply_migrations
 from quotactl.engines.sqlite.backup import mend
-from quotactl.engines.sqlite.book import Book, PolicyCache
+from quotactl.engines.sqlite.book import Book, Session
 from quotactl.engines.sqlite.door import PAGE_SIZE, translated, unusable
 from quotactl.engines.sqlite.whole import publish, remove_left_over, workspace
 from quotactl.errors import Conflict, NotFound
@@ -57,7 +57,7 @@ def making(
                     "VALUES (1, ?, ?, ?, ?)",
                     (name, zone, now_ms, now_ms),
                 )
-                yield Book(connection, PolicyCache())
+                yield Book(Session(connection))
                 connection.execute("COMMIT")
                 connection.execute("PRAGMA journal_mode = WAL")
             finally:

@@ -25,6 +25,7 @@ from pathlib import Path
 from quotactl.errors import LedgerBusy
 
 _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
+_TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
 # A turn that takes longer than this to come was waited for.
 _AT_ONCE_S = 0.000_3
 
@@ -48,9 +49,9 @@ class Turnstile:
 
     def enter(self, deadline: float) -> None:
         """Wait for the turn until `deadline` (`time.monotonic()`); else LedgerBusy."""
-        # Whoever met others last time lines up at once: a quick try would get in
+        # Whoever met others last time lines up without trying: a quick try would get in
         # before those who wait, and with it the fairness would be gone.
-        if not self._contended and self._take_at_once():
+        if self.enter_at_once():
             return
         if self._waiter is None:
             self._waiter = _Waiter(self._queue, self._turn)
@@ -68,6 +69,23 @@ class Turnstile:
             )
         self._contended = time.monotonic() - began > _AT_ONCE_S
 
+    def enter_at_once(self) -> bool:
+        """Take the turn if nobody else has it or waits for it."""
+        if self._contended:
+            return False
+        flock = fcntl.flock
+        try:
+            flock(self._queue, _TRY)
+        except BlockingIOError:
+            return False
+        try:
+            flock(self._turn, _TRY)
+        except BlockingIOError:
+            return False
+        finally:
+            flock(self._queue, fcntl.LOCK_UN)
+        return True
+
     def leave(self) -> None:
         """Give back the turn."""
         fcntl.flock(self._turn, fcntl.LOCK_UN)
@@ -79,14 +97,6 @@ class Turnstile:
             return
         os.close(self._queue)
         os.close(self._turn)
-
-    def _take_at_once(self) -> bool:
-        if not _try_lock(self._queue):
-            return False
-        try:
-            return _try_lock(self._turn)
-        finally:
-            fcntl.flock(self._queue, fcntl.LOCK_UN)
 
 
 class _Waiter:
@@ -153,14 +163,6 @@ class _Waiter:
                     os.close(self._queue)
                     os.close(self._turn)
                     return
-
-
-def _try_lock(lock_file: int) -> bool:
-    try:
-        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _open(name: str, ledger: str, *, create: bool) -> int:
