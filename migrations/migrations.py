@@ -18,6 +18,7 @@ try:
     import m0001_initial
     import m0002_emergency
     import m0003_growth
+    import m0004_tail
 finally:
     sys.path.pop(0)
 
@@ -43,3 +44,9 @@ def m0002_emergency_controls(db: Database) -> None:
 def m0003_large_ledgers(db: Database) -> None:
     """Step 3: who had most in a day."""
     m0003_growth.apply(db)
+
+
+@quotactl()
+def m0004_demand_in_lots(db: Database) -> None:
+    """Step 4: hourly demand is summed up in lots."""
+    m0004_tail.apply(db)

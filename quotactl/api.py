@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -170,7 +171,8 @@ class Ledger:
 
     def now_ms(self) -> int:
         """The clock's time, in milliseconds since the epoch."""
-        return to_ms(self.clock())
+        clock = self.clock
+        return time.time_ns() // 1_000_000 if clock is system_clock else to_ms(clock())
 
     def close(self) -> None:
         """Let go of the file."""

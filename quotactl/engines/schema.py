@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # As many as there are steps in `migrations/`; a test holds the two together,
 # so that opening a ledger need not import them.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 APPLICATION_ID = 0x71756F31
 
 # The triggers that guard what the code promises; verify names one that is gone.

@@ -11,7 +11,16 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from quotactl.ledger.entries import Changes, DemandKey, Entry, Reservation
-from quotactl.ledger.loaded import Asked, CounterValue, Head, Row, Sought, StoredAccount, UserRow
+from quotactl.ledger.loaded import (
+    Asked,
+    CounterValue,
+    Head,
+    Known,
+    Row,
+    Sought,
+    StoredAccount,
+    UserRow,
+)
 from quotactl.policy.model import (
     Enforcement,
     Policy,
@@ -430,9 +439,9 @@ class Writing(Reading, Protocol):
         amount: int,
         day_ms: int,
         key: str | None,
-        demand: DemandKey,
     ) -> int | None:
-        """Add what one request took of a day: its key, counter, entry and demand.
+        """Add what one request took of a day, as the rule of its tier alone let it: key,
+        counter, and an entry that tells its demand.
 
         Returns the entry's id; None, and nothing is added, where the key is known already.
         For transactions of this one request alone.
@@ -522,6 +531,35 @@ class Engine(Protocol):
         self, asked: Asked | None = None, *, durable: bool = True
     ) -> AbstractContextManager[Writing]:
         """The one door for writes. What is not `durable` may be undone by a power cut: demand."""
+        ...
+
+    def known(self) -> Known | None:
+        """What this process knows of the ledger without looking, to decide by; None where it
+        is not worth the try."""
+        ...
+
+    def stands(self, known: Known) -> bool:
+        """Whether what is known is how things are: nobody has written since."""
+        ...
+
+    def count(
+        self,
+        known: Known,
+        at_ms: int,
+        user_id: int,
+        resource_id: int,
+        tier_id: int | None,
+        amount: int,
+        day_ms: int,
+        key: str | None,
+        refused: DemandKey | None,
+    ) -> int | None:
+        """Count one request that was decided by what is known, in a transaction of its own.
+
+        As taken, as `Writing.take` does it; or with `refused`, the key of its demand, as
+        denied. Returns the entry's id, or a number that is none. None, and nothing is
+        counted, where that is no longer known, the key is, or others have the turn.
+        """
         ...
 
     def expects_denial(self, asked: Asked) -> bool:

@@ -13,7 +13,10 @@ Row = dict[str, Any]
 
 
 class Head(NamedTuple):
-    """The ledger's one row about itself. Times in ms since the epoch, UTC."""
+    """The ledger's one row about itself. Times in ms since the epoch, UTC.
+
+    `summed_entry_id` is the entry up to which hourly demand is summed up.
+    """
 
     name: str
     zone: str
@@ -24,6 +27,7 @@ class Head(NamedTuple):
     policy_version: int
     checkpoint_entry_id: int
     checkpoint_at_ms: int
+    summed_entry_id: int
 
 
 class CounterValue(NamedTuple):
@@ -51,6 +55,26 @@ class UserRow(NamedTuple):
     tier_id: int | None
     protected: int
     has_own: int
+
+
+class Known:
+    """What was looked up: good for as long as nobody has written since.
+
+    `version` is the engine's own word for that; None where it is not known, and then nothing
+    here outlives the transaction.
+    """
+
+    __slots__ = ("counts", "head", "newest_entry_id", "policy", "users", "version")
+
+    def __init__(self, version: int | None = None) -> None:
+        self.version = version
+        self.head: Head | None = None
+        self.policy: Policy | None = None
+        self.newest_entry_id: int | None = None
+        # None where there is none, as everywhere here.
+        self.users: dict[str, UserRow | None] = {}
+        # By (resource id, day's start, user id).
+        self.counts: dict[tuple[int, int, int], tuple[int, int] | None] = {}
 
 
 class StoredAccount(NamedTuple):

@@ -11,8 +11,9 @@ from quotactl.operations.batch import Batch
 from quotactl.operations.routine import (
     asked_by,
     check_at_once,
-    refuse_at_once,
-    take_at_once,
+    consume_at_once,
+    refuse,
+    take,
 )
 from quotactl.policy.notation import check_text
 
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
 
 def check(engine: Engine, request: Request, now_ms: int) -> Decision:
     """What `consume` would answer now; writes nothing."""
+    at_once = check_at_once(engine, request, now_ms)
+    if at_once is not None:
+        return at_once
     asked = asked_by(request, now_ms)
     if asked is not None:
         with engine.glancing(asked) as book:
-            decision = check_at_once(book, request, now_ms)
-            if decision is None:
-                decision = Batch(book).check_routinely(request, now_ms)
+            decision = Batch(book).check_routinely(request, now_ms)
         if decision is not None:
             return decision
     with engine.reading() as book:
@@ -36,11 +38,14 @@ def check(engine: Engine, request: Request, now_ms: int) -> Decision:
 
 def consume(engine: Engine, request: Request, now_ms: int) -> Decision:
     """Decide one request and count it: a batch of one."""
+    at_once = consume_at_once(engine, request, now_ms)
+    if at_once is not None:
+        return at_once
     asked = asked_by(request, now_ms)
     denied_lately = asked is not None and engine.expects_denial(asked)
     if denied_lately:
         with engine.writing(asked, durable=False) as book:
-            decision = refuse_at_once(book, request, now_ms)
+            decision = refuse(book, request, now_ms)
             if decision is not None:
                 return decision
             batch = Batch(book)
@@ -50,7 +55,7 @@ def consume(engine: Engine, request: Request, now_ms: int) -> Decision:
                 return decision
         # It is allowed by now: what it takes has to last, so it is decided anew.
     with engine.writing(asked) as book:
-        decision = None if asked is None else take_at_once(book, request, now_ms)
+        decision = None if asked is None else take(book, request, now_ms)
         if decision is None:
             batch = Batch(book)
             decision = batch.consume(request, now_ms)

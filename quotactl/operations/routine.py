@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from quotactl.frozen import made
-from quotactl.ledger.loaded import Asked
+from quotactl.ledger.loaded import Asked, Head, Known, UserRow
 from quotactl.ledger.values import Decision, Request
 from quotactl.policy.decide import Routine
 from quotactl.policy.model import AMOUNT_MAX, Policy, Resource, Tier
@@ -13,11 +13,13 @@ from quotactl.policy.notation import plainly_an_id
 from quotactl.policy.window import HOUR_MS, from_ms
 
 if TYPE_CHECKING:
-    from quotactl.ledger.engine import Reading, Writing
+    from quotactl.ledger.engine import Engine, Reading, Writing
 
 BOOKED_KINDS = ("tier", "throttle", "enforcement")
 """The kinds of rules that demand names by id: those of single users would make as many rows
 as users."""
+
+_NOT_KNOWN = (-1, -1)
 
 
 class TierRoutine:
@@ -30,6 +32,7 @@ class TierRoutine:
         "_routine",
         "allowed_key",
         "allows",
+        "by_tier",
         "day_ms",
         "from_ms",
         "refusal",
@@ -57,6 +60,8 @@ class TierRoutine:
         # Of demand; what refuses is the tier then, as no throttle is there to do it.
         self.allowed_key = (*where, "ok", rule.kind, rule_id)
         self.refused_key = (*where, str(routine.refusal), rule.kind, rule_id)
+        # What an entry tells by itself: see `Writing.take`.
+        self.by_tier = (rule.kind, rule_id) == ("tier", self.tier_id or 0)
         self._limit = ceiling.amount_max
         self._allowed: dict[str, Any] = {
             "allowed": True,
@@ -127,26 +132,63 @@ def asked_by(request: object, now_ms: int) -> Asked | None:
 # is not as it nearly always is, it says None, and `Batch` decides.
 
 
-def check_at_once(book: Reading, request: Request, now_ms: int) -> Decision | None:
-    """What `consume` would answer."""
-    found = _at_hand(book, request, now_ms)
-    if found is None:
+def check_at_once(engine: Engine, request: Request, now_ms: int) -> Decision | None:
+    """What `consume` would answer, by what is known."""
+    known = engine.known()
+    found = None if known is None else _known(known, request, now_ms)
+    if found is None or known is None:
         return None
     routine, _, used = found
     if routine.allows(used, request.amount):
-        return routine.allowed(request, used, None)
-    return None if routine.refusal is None else routine.refused(request, used, now_ms)
+        return routine.allowed(request, used, None) if engine.stands(known) else None
+    if routine.refusal is None or not engine.stands(known):
+        return None
+    return routine.refused(request, used, now_ms)
 
 
-def take_at_once(book: Writing, request: Request, now_ms: int) -> Decision | None:
+def consume_at_once(engine: Engine, request: Request, now_ms: int) -> Decision | None:
+    """Decide a request by what is known, and count it if that still stands then."""
+    known = engine.known()
+    found = None if known is None else _known(known, request, now_ms)
+    if found is None or known is None:
+        return None
+    routine, user_id, used = found
+    amount, key = request.amount, request.idempotency_key
+    taken = used + amount
+    refused = None
+    if not routine.allows(used, amount):
+        if routine.refusal is None or key is not None:
+            return None
+        refused = routine.refused_key
+    elif not routine.by_tier or taken > AMOUNT_MAX or not (key is None or plainly_an_id(key)):
+        return None
+    entry_id = engine.count(
+        known,
+        now_ms,
+        user_id,
+        routine.resource_id,
+        routine.tier_id,
+        amount,
+        routine.day_ms,
+        key,
+        refused,
+    )
+    if entry_id is None:
+        return None
+    if refused is None:
+        return routine.allowed(request, taken, entry_id)
+    return routine.refused(request, used, now_ms)
+
+
+def take(book: Writing, request: Request, now_ms: int) -> Decision | None:
     """Allow a request and count it as used; with None nothing is written."""
-    found = _at_hand(book, request, now_ms)
+    found = _looked_up(book, request, now_ms)
     if found is None:
         return None
     routine, user_id, used = found
     amount, key = request.amount, request.idempotency_key
     taken = used + amount
-    if not routine.allows(used, amount) or taken > AMOUNT_MAX:
+    if not (routine.by_tier and routine.allows(used, amount)) or taken > AMOUNT_MAX:
         return None
     if not (key is None or plainly_an_id(key)):
         return None
@@ -158,15 +200,14 @@ def take_at_once(book: Writing, request: Request, now_ms: int) -> Decision | Non
         amount,
         routine.day_ms,
         key,
-        routine.allowed_key,
     )
     # A key that is known already is answered as it was.
     return None if entry_id is None else routine.allowed(request, taken, entry_id)
 
 
-def refuse_at_once(book: Writing, request: Request, now_ms: int) -> Decision | None:
+def refuse(book: Writing, request: Request, now_ms: int) -> Decision | None:
     """Refuse a request and count it as denied; with None nothing is written."""
-    found = _at_hand(book, request, now_ms)
+    found = _looked_up(book, request, now_ms)
     if found is None:
         return None
     routine, user_id, used = found
@@ -179,21 +220,48 @@ def refuse_at_once(book: Writing, request: Request, now_ms: int) -> Decision | N
     return routine.refused(request, used, now_ms)
 
 
-def _at_hand(book: Reading, request: Request, now_ms: int) -> tuple[TierRoutine, int, int] | None:
-    """The routine that decides a request that `asked_by` let pass, if it has been worked out;
-    the user's id and what they used."""
+def _known(known: Known, request: Request, now_ms: int) -> tuple[TierRoutine, int, int] | None:
+    """The routine that decides a request, the user's id and what they used, if all of that
+    is known."""
+    policy, head = known.policy, known.head
+    if policy is None or head is None or type(request) is not Request:
+        return None
+    name, resource_name = request.user, request.resource
+    if type(name) is not str or type(resource_name) is not str:
+        return None
+    user, resource = known.users.get(name), policy.resources_by_name.get(resource_name)
+    if user is None or resource is None:
+        return None
+    routine = _routine(policy, head, user, resource, request.amount, now_ms)
+    if routine is None:
+        return None
+    count = known.counts.get((resource.id, routine.day_ms, user.id), _NOT_KNOWN)
+    if count is _NOT_KNOWN:
+        return None
+    return routine, user.id, 0 if count is None else count[0]
+
+
+def _looked_up(book: Reading, request: Request, now_ms: int) -> tuple[TierRoutine, int, int] | None:
+    """The same, looked up; of a request that `asked_by` let pass."""
     policy = book.policy
     resource = policy.resources_by_name.get(request.resource)
-    if resource is None:
+    user = None if resource is None else book.user_row(request.user)
+    if user is None or resource is None:
         return None
-    user = book.user_row(request.user)
-    if user is None:
+    routine = _routine(policy, book.head, user, resource, request.amount, now_ms)
+    if routine is None:
         return None
-    user_id, tier_id, protected, has_own = user
+    count = book.count_of(user.id, resource.id, routine.day_ms)
+    return routine, user.id, 0 if count is None else count[0]
+
+
+def _routine(
+    policy: Policy, head: Head, user: UserRow, resource: Resource, amount: object, now_ms: int
+) -> TierRoutine | None:
+    """The routine for a user and amount, if there is one and it has been worked out."""
+    _, tier_id, protected, has_own = user
     routine = routines_of(policy).get((resource.id, tier_id, protected))
-    head = book.head
     closed_until_ms = head.closed_until_ms
-    amount = request.amount
     if (
         has_own
         or routine is None
@@ -204,13 +272,14 @@ def _at_hand(book: Reading, request: Request, now_ms: int) -> tuple[TierRoutine,
         or not 0 < amount <= AMOUNT_MAX
     ):
         return None
-    count = book.count_of(user_id, resource.id, routine.day_ms)
-    return routine, user_id, 0 if count is None else count[0]
+    return routine
 
 
 def routines_of(policy: Policy) -> dict[tuple[int, int | None, int], TierRoutine]:
     """Those worked out, by (resource id, tier id, protected): kept with the policy, as they
     hold for as long as it stands."""
-    found: dict[tuple[int, int | None, int], TierRoutine]
-    found = policy.resolved.setdefault("routines", {})
+    found: dict[tuple[int, int | None, int], TierRoutine] | None
+    found = policy.resolved.get("routines")
+    if found is None:
+        found = policy.resolved["routines"] = {}
     return found

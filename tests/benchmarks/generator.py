@@ -65,12 +65,14 @@ SELECT 1, 1440, :day, 1 + (n * :stride + :shift) % :users AS user,
 FROM number ORDER BY user
 """
 DEMAND = f"""
-INSERT INTO demand (hour_ms, resource_id, tier_id, reason, rule_kind, rule_id, requests, used)
+INSERT INTO demand_summed
+  (hour_ms, resource_id, tier_id, reason, rule_kind, rule_id, requests, used)
 SELECT at_ms - (at_ms - :day) % {HOUR_MS}, 1, tier_id, 'ok', 'tier', tier_id, count(*), sum(amount)
 FROM entry WHERE id > :before AND id <= :after GROUP BY 1, 3
 """
 DENIED = f"""
-INSERT INTO demand (hour_ms, resource_id, tier_id, reason, rule_kind, rule_id, requests, denied)
+INSERT INTO demand_summed
+  (hour_ms, resource_id, tier_id, reason, rule_kind, rule_id, requests, denied)
 SELECT :day + user_id % :hours * {HOUR_MS}, 1, {TIER.format(user="user_id")}, 'limit_reached',
        'tier', {TIER.format(user="user_id")}, count(*), sum(denied)
 FROM counter
@@ -197,6 +199,7 @@ def fill(path: Path, users: int, entries: int, today: datetime, now_ms: int) -> 
         run(COUNTERS_TODAY, "counters", low=1, high=users, day=day)
         db.execute(DEMAND, {"day": day, "before": before, "after": entries})
         db.execute(DENIED, {"day": day, "hours": max((now_ms - day) // HOUR_MS, 1)})
+        db.execute("UPDATE ledger SET summed_entry_id = ?", (entries,))
         run(KEYS, "keys", before=entries - entries // 10)
     return {what: round(1e6 * spent[what] / max(rows[what], 1), 2) for what in spent}
 

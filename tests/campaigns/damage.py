@@ -46,7 +46,7 @@ KINDS = ("refused", "detected", "harmless", "unseen", "uncovered", "silent", "un
 # Where a row says something that follows from other rows, or lies under a hash.
 COVERED = frozenset(
     {"entry", "counter", "total", "grant_movement", "idempotency_key", "reservation"}
-    | {"demand", "closed_day", "audit", "audit_text"}
+    | {"demand_summed", "closed_day", "audit", "audit_text"}
 )
 # What SQLite's strict tables let a cell be, if nobody checks it.
 NUMBERS = (0, 1, -1, 7, 1439, 1440, 2**53, 2**63 - 1, -(2**63), 10**14, -(10**14), None)

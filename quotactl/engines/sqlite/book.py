@@ -14,6 +14,7 @@ from quotactl.ledger.loaded import (
     Asked,
     CounterValue,
     Head,
+    Known,
     Row,
     StoredAccount,
     UserRow,
@@ -40,12 +41,14 @@ from quotactl.policy.window import DAY_LENGTH_MIN, DAY_LONGEST_MS, Period, perio
 # Sums of demand stop here rather than leave SQLite's integers: somebody who
 # asks for 2^53 units a thousand times must not break the counting of denials.
 SUM_MAX = 2**62
+# Entries that may wait for their demand to be summed up: reports look at so many.
+LOT = 256
 # Users that are kept known at a time: some megabytes.
 KNOWN_MAX = 10_000
 
 _HEAD_COLUMNS = """
 SELECT ledger.name, zone, ledger.created_at_ms, opened_at_ms, closed_until_ms, default_tier_id,
-       policy_version, checkpoint_entry_id, checkpoint_at_ms
+       policy_version, checkpoint_entry_id, checkpoint_at_ms, summed_entry_id
 """
 HEAD_LENGTH = len(Head._fields)
 _HEAD = f"{_HEAD_COLUMNS} FROM ledger"
@@ -93,14 +96,14 @@ ON CONFLICT DO UPDATE SET
 """
 # What is given back can't be inserted, only taken from what is there; the row
 # is gone where its window was pruned.
-_TAKE_COUNTER = f"""
+TAKE_COUNTER = f"""
 UPDATE counter SET
   used = used + ?, granted = granted + ?,
   denied = min(denied + ?, {AMOUNT_MAX}), shadow_denied = min(shadow_denied + ?, {AMOUNT_MAX})
 WHERE resource_id = ? AND period = ? AND starts_at_ms = ? AND user_id = ?
 """
 _ADD_DEMAND = f"""
-INSERT INTO demand (hour_ms, resource_id, tier_id, reason, rule_kind, rule_id,
+INSERT INTO demand_summed (hour_ms, resource_id, tier_id, reason, rule_kind, rule_id,
                     requests, used, granted, denied, shadow_denied)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET
@@ -113,52 +116,36 @@ ON CONFLICT DO UPDATE SET
 
 # The same for one request of routine: each column that is left out, and each sum of nothing,
 # is time.
-_TAKE_KEY = """
+TAKE_KEY = """
 INSERT INTO idempotency_key (key, entry_id, at_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
 """
-_TAKE_COUNT = """
+TAKE_COUNT = """
 INSERT INTO counter (resource_id, period, starts_at_ms, user_id, used) VALUES (?, 1440, ?, ?, ?)
 ON CONFLICT DO UPDATE SET used = used + excluded.used
 """
-_TAKE_ENTRY = """
-INSERT INTO entry (id, at_ms, kind, user_id, resource_id, tier_id, amount, granted, day_ms)
-VALUES (?, ?, 1, ?, ?, ?, ?, 0, ?)
+TAKE_ENTRY = """
+INSERT INTO entry (id, at_ms, kind, user_id, resource_id, tier_id, amount, granted, day_ms, periods)
+VALUES (?, ?, 1, ?, ?, ?, ?, 0, ?, '')
 """
-_TAKE_DEMAND = f"""
-INSERT INTO demand (hour_ms, resource_id, tier_id, reason, rule_kind, rule_id, requests, used)
-VALUES (?, ?, ?, ?, ?, ?, 1, ?)
+_SUM_UP = f"""
+INSERT INTO demand_summed
+  (hour_ms, resource_id, tier_id, reason, rule_kind, rule_id, requests, used)
+SELECT hour_ms, resource_id, tier_id, reason, rule_kind, rule_id, sum(requests), sum(used)
+FROM demand_tail WHERE true GROUP BY hour_ms, resource_id, tier_id
 ON CONFLICT DO UPDATE SET
-  requests = requests + 1, used = min(used + excluded.used, {SUM_MAX})
+  requests = requests + excluded.requests, used = min(used + excluded.used, {SUM_MAX})
 """
-_REFUSE_COUNT = f"""
+REFUSE_COUNT = f"""
 INSERT INTO counter (resource_id, period, starts_at_ms, user_id, denied) VALUES (?, 1440, ?, ?, ?)
 ON CONFLICT DO UPDATE SET denied = min(denied + excluded.denied, {AMOUNT_MAX})
 """
-_REFUSE_DEMAND = f"""
-INSERT INTO demand (hour_ms, resource_id, tier_id, reason, rule_kind, rule_id, requests, denied)
+REFUSE_DEMAND = f"""
+INSERT INTO demand_summed
+  (hour_ms, resource_id, tier_id, reason, rule_kind, rule_id, requests, denied)
 VALUES (?, ?, ?, ?, ?, ?, 1, ?)
 ON CONFLICT DO UPDATE SET
   requests = requests + 1, denied = min(denied + excluded.denied, {SUM_MAX})
 """
-
-
-class Known:
-    """What was looked up: good for as long as nobody has written since.
-
-    `version` is the one that SQLite counts for this connection: it moves with each commit of
-    another's. None where that is not known; then nothing here outlives the transaction.
-    """
-
-    __slots__ = ("counts", "head", "newest_entry_id", "users", "version")
-
-    def __init__(self, version: int | None = None) -> None:
-        self.version = version
-        self.head: Head | None = None
-        self.newest_entry_id: int | None = None
-        # None where there is none, as everywhere here.
-        self.users: dict[str, UserRow | None] = {}
-        # By (resource id, day's start, user id).
-        self.counts: dict[tuple[int, int, int], tuple[int, int] | None] = {}
 
 
 class Session:
@@ -174,6 +161,8 @@ class Session:
         # Of the setting `durability`, which every transaction asks for.
         self.wants_full = True
         self.known = Known()
+        # Whether another connection had written when last looked: then one does so often.
+        self.shared = False
 
     def roll_back(self) -> None:
         """Undo what the transaction wrote, and forget what it knew."""
@@ -195,7 +184,10 @@ class Book(Queries):
         (version,) = session.execute("PRAGMA data_version").fetchone()
         known = session.known
         if version != known.version or len(known.users) > KNOWN_MAX:
+            session.shared = known.version not in (None, version)
             known = session.known = Known(version)
+        else:
+            session.shared = False
         policy = session.policy
         head = known.head
         resource = None
@@ -230,7 +222,7 @@ class Book(Queries):
         elif asked is not None and resource is not None:
             # By a policy that still stands, the right resource and day were looked at.
             self._keep(asked, resource.id, day_ms, row[HEAD_LENGTH:])
-        known.head = head
+        known.head, known.policy = head, policy
         self.policy = policy
 
     def _keep(self, asked: Asked, resource_id: int, day_ms: int, row: tuple[Any, ...]) -> None:
@@ -494,18 +486,19 @@ class Book(Queries):
         amount: int,
         day_ms: int,
         key: str | None,
-        demand: DemandKey,
     ) -> int | None:
         entry_id = self.next_entry_id()
         execute = self._session.execute
-        if key is not None and not execute(_TAKE_KEY, (key, entry_id, at_ms)).rowcount:
+        if key is not None and not execute(TAKE_KEY, (key, entry_id, at_ms)).rowcount:
             return None
         self.counted = True
-        execute(_TAKE_COUNT, (resource_id, day_ms, user_id, amount))
-        execute(_TAKE_ENTRY, (entry_id, at_ms, user_id, resource_id, tier_id, amount, day_ms))
-        execute(_TAKE_DEMAND, (*demand, amount))
+        execute(TAKE_COUNT, (resource_id, day_ms, user_id, amount))
+        execute(TAKE_ENTRY, (entry_id, at_ms, user_id, resource_id, tier_id, amount, day_ms))
         known = self._session.known
         known.newest_entry_id = entry_id
+        if entry_id - self.head.summed_entry_id >= LOT:
+            self.sum_up()
+            known.head = self.head
         place = (resource_id, day_ms, user_id)
         used, granted = known.counts.pop(place, None) or (0, 0)
         known.counts[place] = (used + amount, granted)
@@ -516,8 +509,8 @@ class Book(Queries):
     ) -> None:
         self.counted = True
         execute = self._session.execute
-        execute(_REFUSE_COUNT, (resource_id, day_ms, user_id, amount))
-        execute(_REFUSE_DEMAND, (*demand, amount))
+        execute(REFUSE_COUNT, (resource_id, day_ms, user_id, amount))
+        execute(REFUSE_DEMAND, (*demand, amount))
 
     def store(self, changes: Changes) -> None:
         if changes.empty:
@@ -527,6 +520,15 @@ class Book(Queries):
             self._store(changes)
         else:
             self._relaxed = changes
+
+    def sum_up(self) -> None:
+        """Add to hourly demand what only entries tell of it so far."""
+        connection = self._connection
+        (newest,) = connection.execute("SELECT ifnull(max(id), 0) FROM entry").fetchone()
+        if newest > self.head.summed_entry_id:
+            connection.execute(_SUM_UP)
+            connection.execute("UPDATE ledger SET summed_entry_id = ?", (newest,))
+            self.head = self.head._replace(summed_entry_id=newest)
 
     def store_relaxed(self) -> None:
         """Write the demand that was put off."""
@@ -542,10 +544,12 @@ class Book(Queries):
             )
         if changes.entries:
             connection.executemany(_ADD_ENTRY, map(_entry_row, changes.entries))
+            if changes.entries[-1].id - self.head.summed_entry_id >= LOT:
+                self.sum_up()
         added = []
         for key, values in changes.counters.items():
             if values[0] < 0 or values[1] < 0:
-                connection.execute(_TAKE_COUNTER, (*values, *key))
+                connection.execute(TAKE_COUNTER, (*values, *key))
             else:
                 added.append((*key, *values))
         connection.executemany(_ADD_COUNTER, added)

@@ -39,7 +39,7 @@ WITH
     FROM live AS e LEFT JOIN entry AS o ON o.id = e.of_id,
          json_each('[' || e.periods || ']') AS p
     -- Where what it corrects is pruned, its shorter windows are over and gone too.
-    WHERE e.periods IS NOT NULL AND (e.of_id IS NULL OR o.id IS NOT NULL)
+    WHERE e.periods <> '' AND (e.of_id IS NULL OR o.id IS NOT NULL)
   )
 SELECT resource_id, period, starts_at_ms, user_id,
        sum(used), sum(granted), max(reset_id), sum(has_used), sum(has_granted), max(has_reset)

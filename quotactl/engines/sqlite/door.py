@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from quotactl.engines.schema import APPLICATION_ID, SCHEMA_VERSION
-from quotactl.engines.sqlite.book import Book, Known, Session
+from quotactl.engines.sqlite.book import (
+    LOT,
+    REFUSE_COUNT,
+    REFUSE_DEMAND,
+    TAKE_COUNT,
+    TAKE_ENTRY,
+    TAKE_KEY,
+    Book,
+    Session,
+)
 from quotactl.engines.sqlite.queue import Turnstile
 from quotactl.errors import (
     InvalidInput,
@@ -23,11 +32,13 @@ from quotactl.errors import (
     QuotaError,
     SchemaMismatch,
 )
+from quotactl.ledger.loaded import Known
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from quotactl.engines.sqlite.checks import Look
+    from quotactl.ledger.entries import DemandKey
     from quotactl.ledger.loaded import Asked
 
 Begun = TypeVar("Begun")
@@ -59,6 +70,9 @@ _MAKE_ROOM = "nothing was changed; make room"
 
 Access = Literal["rw", "ro", "frozen"]
 _MODES: dict[Access, str] = {"rw": "?mode=rw", "ro": "?mode=ro", "frozen": "?mode=ro&immutable=1"}
+
+
+_NOTHING = Known()
 
 
 class State(NamedTuple):
@@ -153,6 +167,104 @@ class SqliteEngine:
             self._denied.clear()
         self._denied.add(asked[:2])
 
+    # ---- the short cut: decided by what is known, before a transaction is begun
+
+    def known(self) -> Known | None:
+        session = self._session
+        return None if session.shared else session.known
+
+    def stands(self, known: Known) -> bool:
+        if self._pid != os.getpid() or not self._lock.acquire(False):
+            return False
+        try:
+            session = self._session
+            if (
+                known is not session.known
+                or session.connection.in_transaction
+                or self._access == "frozen"
+                or identity_of(self._file) != self._identity
+            ):
+                return False
+            (version,) = session.execute("PRAGMA data_version").fetchone()
+            return bool(version == known.version)
+        except Exception as failure:
+            self._tell(failure)
+            raise
+        finally:
+            self._lock.release()
+
+    def count(
+        self,
+        known: Known,
+        at_ms: int,
+        user_id: int,
+        resource_id: int,
+        tier_id: int | None,
+        amount: int,
+        day_ms: int,
+        key: str | None,
+        refused: DemandKey | None,
+    ) -> int | None:
+        entry_id = (known.newest_entry_id or 0) + 1
+        head, queue = known.head, self._queue
+        if (
+            head is None
+            or queue is None
+            or not head.summed_entry_id < entry_id < head.summed_entry_id + LOT
+            or self._pid != os.getpid()
+            or not self._lock.acquire(False)
+        ):
+            return None
+        session = self._session
+        try:
+            if known is not session.known or not queue.enter_at_once():
+                return None
+            if identity_of(self._file) != self._identity or session.connection.in_transaction:
+                return None
+            full = refused is None and session.wants_full
+            if full != self._synced_full:
+                self._sync(full=full)
+            execute = session.execute
+            execute("BEGIN IMMEDIATE")
+            # Put back when it is known how this ends.
+            session.known = _NOTHING
+            (version,) = execute("PRAGMA data_version").fetchone()
+            if version != known.version:
+                session.shared = True
+                execute("ROLLBACK")
+                return None
+            if refused is not None:
+                execute(REFUSE_COUNT, (resource_id, day_ms, user_id, amount))
+                execute(REFUSE_DEMAND, (*refused, amount))
+                self._commit()
+            elif key is None or execute(TAKE_KEY, (key, entry_id, at_ms)).rowcount:
+                execute(TAKE_COUNT, (resource_id, day_ms, user_id, amount))
+                execute(
+                    TAKE_ENTRY,
+                    (entry_id, at_ms, user_id, resource_id, tier_id, amount, day_ms),
+                )
+                self._commit()
+                place = (resource_id, day_ms, user_id)
+                used, granted = known.counts[place] or (0, 0)
+                known.counts[place] = (used + amount, granted)
+                known.newest_entry_id = entry_id
+            else:
+                execute("ROLLBACK")
+                entry_id = 0
+            session.known = known
+            return entry_id or None
+        except BaseException as failure:
+            if session.connection.in_transaction:
+                session.roll_back()
+            self._tell(failure)
+            raise
+        finally:
+            # Also where a signal broke it off before it was known that the turn had come.
+            queue.leave()
+            self._lock.release()
+
+    # ---- in detail
+
     def migrating(self) -> AbstractContextManager[sqlite3.Connection]:
         """Like `writing()`, for a ledger whose schema is not the present one."""
         return _Migrating(self)
@@ -196,9 +308,11 @@ class SqliteEngine:
         if not (self._lock.acquire(False) or self._lock.acquire(timeout=self._timeout_s)):
             raise LedgerBusy("another thread held this connection all the time")
 
-    def _told(self, error: BaseException) -> QuotaError | None:
-        """What failed, in our words; None for what is no failure of the ledger's."""
-        return told(error, self._at, self.path, self._look)
+    def _tell(self, error: BaseException) -> None:
+        """Raise what failed in our words, if it is a failure of the ledger's."""
+        known = told(error, self._at, self.path, self._look)
+        if known is not None:
+            raise known from error
 
     def _look(self) -> str | None:
         if self._odd is None:
@@ -288,8 +402,11 @@ class SqliteEngine:
                 self._sync(full=False)
                 execute("BEGIN IMMEDIATE")
             book.store_relaxed()
+        self._commit()
+
+    def _commit(self) -> None:
         try:
-            execute("COMMIT")
+            self._session.execute("COMMIT")
         except sqlite3.Error as error:
             if _code(error) != sqlite3.SQLITE_IOERR:
                 raise
@@ -363,15 +480,11 @@ class _Transaction(AbstractContextManager[Begun]):
                 finally:
                     self._leave(engine, error)
         except Exception as failure:
-            known = engine._told(failure)
-            if known is None:
-                raise
-            raise known from failure
+            engine._tell(failure)
+            raise
         else:
             if error is not None:
-                known = engine._told(error)
-                if known is not None:
-                    raise known from error
+                engine._tell(error)
         finally:
             engine._lock.release()
 

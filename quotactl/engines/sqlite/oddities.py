@@ -25,11 +25,11 @@ _PARENTS = {
     ("total", "resource_id"): "resource",
     ("counter", "resource_id"): "resource",
     ("counter", "user_id"): "user",
-    ("demand", "resource_id"): "resource",
-    ("demand", "tier_id"): "tier",
+    ("demand_summed", "resource_id"): "resource",
+    ("demand_summed", "tier_id"): "tier",
 }
 _ODD_PERIODS = """
-periods IS NOT NULL AND CASE
+periods <> '' AND CASE
   WHEN periods GLOB '*[^0-9,]*' OR json_valid('[' || periods || ']') = 0 THEN 1
   ELSE EXISTS (
     SELECT 1 FROM json_each('[' || periods || ']') WHERE value NOT BETWEEN 1 AND 1439
@@ -84,7 +84,7 @@ def _settings(connection: sqlite3.Connection) -> Iterator[Finding]:
 
 def _tables(connection: sqlite3.Connection) -> list[tuple[str, list[str]]]:
     """Our own tables with their columns, in an order in which the large ones come last."""
-    large = ("audit", "user", "reservation", "total", "demand", "counter", "grant_movement")
+    large = ("audit", "user", "reservation", "total", "demand_summed", "counter", "grant_movement")
     order = {name: number for number, name in enumerate((*large, "idempotency_key", "entry"))}
     found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
     names = [name for (name,) in found if not name.startswith(("_", "sqlite_"))]

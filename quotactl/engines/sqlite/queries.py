@@ -49,6 +49,10 @@ class Queries(Recorded):
     def dirty(self, dirty: bool) -> None:
         self._dirty = dirty
 
+    def sum_up(self) -> None:
+        """Add to hourly demand what only entries tell of it so far."""
+        raise NotImplementedError
+
     def _dicts(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
         return list(self._each(sql, parameters))
 
@@ -246,6 +250,7 @@ class Queries(Recorded):
         if not found:
             return after_id, 0, False
         self.dirty = True
+        self.sum_up()
         self._connection.execute("DELETE FROM grant_movement WHERE entry_id <= ?", (last,))
         self._connection.execute("DELETE FROM entry WHERE id <= ?", (last,))
         self._connection.execute(
@@ -308,8 +313,9 @@ class Queries(Recorded):
 
     def prune_demand(self, before_ms: int) -> int:
         """Remove hourly demand from before a moment."""
+        self.sum_up()
         removed = self._connection.execute(
-            "DELETE FROM demand WHERE hour_ms < ?", (before_ms,)
+            "DELETE FROM demand_summed WHERE hour_ms < ?", (before_ms,)
         ).rowcount
         self.dirty = self.dirty or removed > 0
         return removed
