@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from quotactl.operations.verify import Verification
     from quotactl.reports.explain import Explanation
 
+# What nearly all ask: without a datetime it takes a third.
+_MACHINES = system_clock
+
 
 class Ledger:
     """Asks and consumes; `admin` holds what administrators do.
@@ -172,7 +175,7 @@ class Ledger:
     def now_ms(self) -> int:
         """The clock's time, in milliseconds since the epoch."""
         clock = self.clock
-        return time.time_ns() // 1_000_000 if clock is system_clock else to_ms(clock())
+        return time.time_ns() // 1_000_000 if clock is _MACHINES else to_ms(clock())
 
     def close(self) -> None:
         """Let go of the file."""

@@ -553,12 +553,14 @@ class Engine(Protocol):
         day_ms: int,
         key: str | None,
         refused: DemandKey | None,
-    ) -> int | None:
+    ) -> tuple[int, bool] | None:
         """Count one request that was decided by what is known, in a transaction of its own.
 
         As taken, as `Writing.take` does it; or with `refused`, the key of its demand, as
-        denied. Returns the entry's id, or a number that is none. None, and nothing is
-        counted, where that is no longer known, the key is, or others have the turn.
+        denied. Returns the id of what was taken, and whether that was before: the same
+        request under the same key, all of it paid by the limit and kept. None, and nothing
+        is counted, where what is known does not stand, the key has another entry, or others
+        have the turn.
         """
         ...
 

@@ -9,14 +9,13 @@ Splitting a batch anywhere changes no answer. Reading order: this, then
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from quotactl.errors import Conflict, InvalidInput
 from quotactl.ledger.entries import Entry, Kind, Reservation
 from quotactl.ledger.loaded import UserRow, tier_or_default
 from quotactl.ledger.values import Decision, Request
 from quotactl.operations.corrections import Corrections
-from quotactl.operations.routine import BOOKED_KINDS, TierRoutine, asked_by, routines_of
+from quotactl.operations.routine import BOOKED_KINDS, TierRoutine, asked_by
 from quotactl.operations.workspace import start_of
 from quotactl.policy.decide import (
     Level,
@@ -31,16 +30,9 @@ from quotactl.policy.notation import check_amount, check_id, plainly_an_id
 from quotactl.policy.resolve import Standing, resolve, totalled
 from quotactl.policy.window import from_ms
 
-if TYPE_CHECKING:
-    from quotactl.ledger.engine import Reading
-
 
 class Batch(Corrections):
     """Decisions, beside the corrections it inherits, on one transaction."""
-
-    def __init__(self, book: Reading) -> None:
-        super().__init__(book)
-        self._routines = routines_of(book.policy)
 
     def look_ahead(self, requests: Sequence[object], now_ms: int) -> None:
         """Have looked up at once what many requests are about to need, as far as can be told."""
@@ -146,13 +138,14 @@ class Batch(Corrections):
         user = self.book.user_row(name)
         if user is None or user.has_own:
             return None
-        key = (resource.id, user.tier_id, user.protected)
-        routine = self._routines.get(key)
+        # Kept with the policy: it holds for as long as that stands.
+        key = ("routine", resource.id, user.tier_id, user.protected)
+        routine: TierRoutine | None = self.policy.resolved.get(key)
         if routine is None or not routine.from_ms <= now_ms < routine.until_ms:
             routine = self._routine_of(user, resource, now_ms)
             if routine is None:
                 return None
-            self._routines[key] = routine
+            self.policy.resolved[key] = routine
         day_ms = routine.day_ms
         count = self.book.count_of(user.id, resource.id, day_ms)
         used = 0 if count is None else count[0]

@@ -19,6 +19,8 @@ BOOKED_KINDS = ("tier", "throttle", "enforcement")
 """The kinds of rules that demand names by id: those of single users would make as many rows
 as users."""
 
+_new = object.__new__
+_set = object.__setattr__
 _NOT_KNOWN = (-1, -1)
 
 
@@ -81,17 +83,23 @@ class TierRoutine:
         }
         self._refused = {**self._allowed, "allowed": False, "reason": routine.refusal}
 
-    def allowed(self, request: Request, used: int, entry_id: int | None) -> Decision:
-        """The answer to a request that it allows; `used` as it is shown."""
+    def allowed(
+        self, request: Request, used: int, entry_id: int | None, *, replayed: bool = False
+    ) -> Decision:
+        """The answer to a request that it allows, or once allowed; `used` as it is shown."""
         limit = self._limit
         fields = self._allowed.copy()
         fields["user"] = request.user
         fields["resource"] = request.resource
         fields["amount"] = request.amount
         fields["used"] = used
-        fields["remaining"] = None if limit is None else limit - used
+        fields["remaining"] = None if limit is None else max(0, limit - used)
         fields["entry_id"] = entry_id
-        return made(Decision, fields)
+        fields["replayed"] = replayed
+        # As `made` makes it.
+        decision = _new(Decision)
+        _set(decision, "__dict__", fields)
+        return decision
 
     def refused(self, request: Request, used: int, now_ms: int) -> Decision:
         """The answer to a request that it refuses."""
@@ -162,7 +170,7 @@ def consume_at_once(engine: Engine, request: Request, now_ms: int) -> Decision |
         refused = routine.refused_key
     elif not routine.by_tier or taken > AMOUNT_MAX or not (key is None or plainly_an_id(key)):
         return None
-    entry_id = engine.count(
+    counted = engine.count(
         known,
         now_ms,
         user_id,
@@ -173,11 +181,12 @@ def consume_at_once(engine: Engine, request: Request, now_ms: int) -> Decision |
         key,
         refused,
     )
-    if entry_id is None:
+    if counted is None:
         return None
-    if refused is None:
-        return routine.allowed(request, taken, entry_id)
-    return routine.refused(request, used, now_ms)
+    if refused is not None:
+        return routine.refused(request, used, now_ms)
+    entry_id, before = counted
+    return routine.allowed(request, used if before else taken, entry_id, replayed=before)
 
 
 def take(book: Writing, request: Request, now_ms: int) -> Decision | None:
@@ -260,7 +269,7 @@ def _routine(
 ) -> TierRoutine | None:
     """The routine for a user and amount, if there is one and it has been worked out."""
     _, tier_id, protected, has_own = user
-    routine = routines_of(policy).get((resource.id, tier_id, protected))
+    routine: TierRoutine | None = policy.resolved.get(("routine", resource.id, tier_id, protected))
     closed_until_ms = head.closed_until_ms
     if (
         has_own
@@ -273,13 +282,3 @@ def _routine(
     ):
         return None
     return routine
-
-
-def routines_of(policy: Policy) -> dict[tuple[int, int | None, int], TierRoutine]:
-    """Those worked out, by (resource id, tier id, protected): kept with the policy, as they
-    hold for as long as it stands."""
-    found: dict[tuple[int, int | None, int], TierRoutine] | None
-    found = policy.resolved.get("routines")
-    if found is None:
-        found = policy.resolved["routines"] = {}
-    return found

@@ -649,11 +649,20 @@ class BusyOnce:
     def glancing(self, asked: Any) -> Any:
         return self._engine.glancing(asked)
 
+    def known(self) -> None:
+        """Nothing is asked here."""
+
+    def stands(self, known: Any) -> bool:
+        return False
+
+    def count(self, *counted: Any) -> None:
+        """Nor counted."""
+
     def expects_denial(self, asked: Any) -> bool:
         return False
 
     def learn(self, asked: Any, *, denied: bool) -> None:
-        """Nothing is asked here."""
+        """Nor learnt."""
 
     def writing(self, asked: Any = None, *, durable: bool = True) -> Any:
         if self._wrote:

@@ -47,10 +47,10 @@ def lived(world: World) -> World:
         ("UPDATE reservation SET state = 'posted'", {"reservation.state"}),
         ("UPDATE reservation SET state = 'voided' WHERE id = 4", {"reservation.state"}),
         ("DELETE FROM reservation", {"reservation.state"}),
-        ("UPDATE demand SET used = used + 1", {"demand.used"}),
-        ("UPDATE demand SET granted = granted + 1 WHERE granted > 0", {"demand.granted"}),
-        ("UPDATE demand SET denied = denied - 1 WHERE denied > 0", {"demand.denied"}),
-        ("DELETE FROM demand WHERE denied > 0", {"demand.denied"}),
+        ("UPDATE demand_summed SET used = used + 1", {"demand.used"}),
+        ("UPDATE demand_summed SET granted = granted + 1 WHERE granted > 0", {"demand.granted"}),
+        ("UPDATE demand_summed SET denied = denied - 1 WHERE denied > 0", {"demand.denied"}),
+        ("DELETE FROM demand_summed WHERE denied > 0", {"demand.denied"}),
         ("UPDATE audit_text SET text = 'harmless'", {"audit"}),
         ("UPDATE ledger SET closed_until_ms = NULL", {"ledger.closed_until_ms"}),
         (
@@ -153,7 +153,7 @@ def test_the_demand_of_a_day_is_compared_from_its_first_instant_on(lived: World)
     lived.at("2025-04-05T00:00:00Z")
     lived.take(1, user="zoe")
     assert lived.q.verify().ok
-    lived.tamper("UPDATE demand SET used = used + 1 WHERE hour_ms >= 1743811200000")
+    lived.tamper("UPDATE demand_summed SET used = used + 1 WHERE hour_ms >= 1743811200000")
     assert lived.found()
 
 

@@ -624,7 +624,7 @@ def test_verify_names_nothing_for_days_whose_edges_have_moved_but_what_was_edite
     assert ledger.take(2)
     assert ledger.q.verify().differences == ()
     with closing(sqlite3.connect(ledger.path)) as connection:
-        connection.execute("UPDATE demand SET used = used + 1 WHERE used = 3")
+        connection.execute("UPDATE demand_summed SET used = used + 1 WHERE used = 3")
         connection.commit()
     (difference,) = ledger.q.verify().differences
     assert (difference.what, difference.found - difference.expected) == ("demand.used", 1)

@@ -42,7 +42,7 @@ from quotactl.policy.window import DAY_LENGTH_MIN, DAY_LONGEST_MS, Period, perio
 # asks for 2^53 units a thousand times must not break the counting of denials.
 SUM_MAX = 2**62
 # Entries that may wait for their demand to be summed up: reports look at so many.
-LOT = 256
+LOT = 1000
 # Users that are kept known at a time: some megabytes.
 KNOWN_MAX = 10_000
 
@@ -118,6 +118,13 @@ ON CONFLICT DO UPDATE SET
 # is time.
 TAKE_KEY = """
 INSERT INTO idempotency_key (key, entry_id, at_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
+"""
+# The entry of a key, if it is this very request and nothing of it was paid by grants, given
+# back or settled.
+TAKEN_BEFORE = """
+SELECT e.id FROM idempotency_key AS k JOIN entry AS e ON e.id = k.entry_id
+WHERE k.key = ? AND e.kind = 1 AND e.user_id = ? AND e.resource_id = ? AND e.amount = ?
+  AND e.granted = 0 AND NOT EXISTS (SELECT 1 FROM entry WHERE of_id = e.id)
 """
 TAKE_COUNT = """
 INSERT INTO counter (resource_id, period, starts_at_ms, user_id, used) VALUES (?, 1440, ?, ?, ?)

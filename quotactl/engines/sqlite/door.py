@@ -20,6 +20,7 @@ from quotactl.engines.sqlite.book import (
     TAKE_COUNT,
     TAKE_ENTRY,
     TAKE_KEY,
+    TAKEN_BEFORE,
     Book,
     Session,
 )
@@ -204,18 +205,20 @@ class SqliteEngine:
         day_ms: int,
         key: str | None,
         refused: DemandKey | None,
-    ) -> int | None:
-        entry_id = (known.newest_entry_id or 0) + 1
-        head, queue = known.head, self._queue
+    ) -> tuple[int, bool] | None:
+        newest, head, queue = known.newest_entry_id, known.head, self._queue
         if (
-            head is None
+            newest is None
+            or head is None
             or queue is None
-            or not head.summed_entry_id < entry_id < head.summed_entry_id + LOT
+            or not head.checkpoint_entry_id <= head.summed_entry_id <= newest
+            or newest + 1 - head.summed_entry_id >= LOT
             or self._pid != os.getpid()
             or not self._lock.acquire(False)
         ):
             return None
         session = self._session
+        committing = False
         try:
             if known is not session.known or not queue.enter_at_once():
                 return None
@@ -233,29 +236,36 @@ class SqliteEngine:
                 session.shared = True
                 execute("ROLLBACK")
                 return None
+            entry_id = newest + 1
             if refused is not None:
                 execute(REFUSE_COUNT, (resource_id, day_ms, user_id, amount))
                 execute(REFUSE_DEMAND, (*refused, amount))
-                self._commit()
             elif key is None or execute(TAKE_KEY, (key, entry_id, at_ms)).rowcount:
                 execute(TAKE_COUNT, (resource_id, day_ms, user_id, amount))
                 execute(
                     TAKE_ENTRY,
                     (entry_id, at_ms, user_id, resource_id, tier_id, amount, day_ms),
                 )
-                self._commit()
                 place = (resource_id, day_ms, user_id)
                 used, granted = known.counts[place] or (0, 0)
+                # Before it is committed: should it fail, nothing of this is known any more.
                 known.counts[place] = (used + amount, granted)
                 known.newest_entry_id = entry_id
             else:
+                same = execute(TAKEN_BEFORE, (key, user_id, resource_id, amount)).fetchone()
                 execute("ROLLBACK")
-                entry_id = 0
+                session.known = known
+                return None if same is None else (same[0], True)
+            committing = True
+            execute("COMMIT")
             session.known = known
-            return entry_id or None
+            return entry_id, False
         except BaseException as failure:
             if session.connection.in_transaction:
                 session.roll_back()
+            known_as = self._of_commit(failure) if committing else failure
+            if known_as is not failure:
+                raise known_as from failure
             self._tell(failure)
             raise
         finally:
@@ -408,14 +418,20 @@ class SqliteEngine:
         try:
             self._session.execute("COMMIT")
         except sqlite3.Error as error:
-            if _code(error) != sqlite3.SQLITE_IOERR:
+            known = self._of_commit(error)
+            if known is error:
                 raise
-            # What was written may be found there after a crash, or not.
-            raise QuotaError(
-                f"{self.path}: the disk failed ({error}); "
-                "whether the last change was kept is unknown",
-                hint="try again with the same key",
-            ) from error
+            raise known from error
+
+    def _of_commit(self, error: BaseException) -> BaseException:
+        """What failed, where COMMIT was what did."""
+        if not isinstance(error, sqlite3.Error) or _code(error) != sqlite3.SQLITE_IOERR:
+            return error
+        # What was written may be found there after a crash, or not.
+        return QuotaError(
+            f"{self.path}: the disk failed ({error}); whether the last change was kept is unknown",
+            hint="try again with the same key",
+        )
 
     def _go_over(self) -> None:
         """Open the file that has taken the ledger's name, as `db restore` puts one there.
