@@ -144,7 +144,11 @@ def waits_of(kind: str, path: Path, seconds: float) -> Waits:
         assert writer.stdin is not None
         writer.stdin.write("go\n")
         writer.stdin.flush()
-    told = [writer.communicate(timeout=seconds + TIMEOUT_S)[0] for writer in writers]
+    # What they tell takes the processors: not before everybody has written their last.
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "done\n"
+    told = [writer.communicate("tell\n", timeout=TIMEOUT_S)[0] for writer in writers]
     return [json.loads(one) for one in told]
 
 
@@ -172,6 +176,8 @@ def be_writer(kind: str, path: Path, number: int, seconds: float) -> None:
     while (began := clock()) < end:
         consume(anybody(USERS), f"{bits(144):036x}")
         waits.append(clock() - began)
+    print("done", flush=True)  # noqa: T201
+    sys.stdin.readline()
     print(json.dumps(waits))  # noqa: T201
 
 

@@ -105,12 +105,16 @@ class _Waiter:
     def __init__(self, queue: int, turn: int) -> None:
         self._queue = queue
         self._turn = turn
-        self._asked = threading.Semaphore(0)
-        self._got = threading.Semaphore(0)
+        # Both locks are held but for a moment, and let go of by the other thread: plain locks,
+        # as what `threading` makes of them takes as long as a whole turn.
+        self._asked = threading.Lock()
+        self._asked.acquire()
+        self._got = threading.Lock()
+        self._got.acquire()
         self._state = threading.Lock()
         self._in_line = False
         self._wanted = False
-        self._stopped = threading.Event()
+        self._stopped = False
         threading.Thread(target=self._run, name="quotactl-queue", daemon=True).start()
 
     def wait(self, timeout_s: float) -> bool:
@@ -140,28 +144,30 @@ class _Waiter:
     def stop(self) -> bool:
         """End the thread; True if it is in line and will close the files itself."""
         with self._state:
-            self._stopped.set()
+            self._stopped = True
             self._wanted = False
-            self._asked.release()
+            if not self._in_line:
+                self._asked.release()
             return self._in_line
 
     def _run(self) -> None:
+        flock, queue, turn = fcntl.flock, self._queue, self._turn
         while True:
             self._asked.acquire()
-            if self._stopped.is_set():
+            if self._stopped:
                 return
-            fcntl.flock(self._queue, fcntl.LOCK_EX)
-            fcntl.flock(self._turn, fcntl.LOCK_EX)
-            fcntl.flock(self._queue, fcntl.LOCK_UN)
+            flock(queue, fcntl.LOCK_EX)
+            flock(turn, fcntl.LOCK_EX)
+            flock(queue, fcntl.LOCK_UN)
             with self._state:
                 self._in_line = False
                 if self._wanted:
                     self._got.release()
                 else:
-                    fcntl.flock(self._turn, fcntl.LOCK_UN)
-                if self._stopped.is_set():
-                    os.close(self._queue)
-                    os.close(self._turn)
+                    flock(turn, fcntl.LOCK_UN)
+                if self._stopped:
+                    os.close(queue)
+                    os.close(turn)
                     return
 
 
