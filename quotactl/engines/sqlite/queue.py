@@ -7,9 +7,11 @@ on, does its work and gives back the second: at most one process competes for
 the ledger, and nobody who has just written gets in before it.
 
 The kernel frees both locks of a process that dies. One that is stopped keeps
-them, so every wait has a deadline. `flock` has none, and polling wastes both
-time and fairness: a thread waits in the kernel's own queue, and who asked
-waits for the thread.
+them, so every wait has a deadline. `flock` has none, so for the first lock a
+thread waits in the kernel's own queue, and who asked waits for the thread. That
+is while others have their turns. For the second only one process waits: it
+tries, and between tries listens for the bell, a FIFO that whoever gives back the
+turn rings. A bell that is not heard costs a millisecond or some.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ from quotactl.errors import LedgerBusy
 
 _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
 _TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
+# How often who has met others rings on leaving, whether anybody is there or not.
+RINGS = 16
+PAUSE_MS_MAX = 4.0
 # A turn that takes longer than this to come was waited for.
 _AT_ONCE_S = 0.000_3
 
@@ -37,7 +42,7 @@ class Turnstile:
         """Open the lock files; OSError if that can't be, or they are not there to be found."""
         self._ledger = ledger
         # Beside the file itself: by way of a link it is the same queue.
-        real = os.path.realpath(ledger)
+        self._real = real = os.path.realpath(ledger)
         self._queue = _open(real + "-queue", real, create=create)
         try:
             self._turn = _open(real + "-turn", real, create=create)
@@ -45,7 +50,10 @@ class Turnstile:
             os.close(self._queue)
             raise
         self._waiter: _Waiter | None = None
+        self._bell: int | None = None
         self._contended = False
+        # How often to ring yet: there are others, or were.
+        self._rings = 0
 
     def enter(self, deadline: float) -> None:
         """Wait for the turn until `deadline` (`time.monotonic()`); else LedgerBusy."""
@@ -54,15 +62,23 @@ class Turnstile:
         if self.enter_at_once():
             return
         if self._waiter is None:
-            self._waiter = _Waiter(self._queue, self._turn)
+            self._bell = _bell(self._real)
+            self._waiter = _Waiter(self._queue)
         # Also for the next time, if this one is given up: the thread stays in line,
-        # on the very files that a quick try would lock.
+        # on the very file that a quick try would lock.
         self._contended = True
+        self._rings = RINGS
         # Who was woken by the last unlock must get to run, or whoever runs already is first
         # in line again: measured with 8 writers, one was passed 140 times.
         _yield()
         began = time.monotonic()
-        if not self._waiter.wait(deadline - began):
+        came = False
+        if self._waiter.wait(deadline - began):
+            try:
+                came = self._wait_for_turn(deadline)
+            finally:
+                fcntl.flock(self._queue, fcntl.LOCK_UN)
+        if not came:
             raise LedgerBusy(
                 f"{self._ledger.name} is busy: other writers held it all the time",
                 hint="safe to try again",
@@ -89,22 +105,53 @@ class Turnstile:
     def leave(self) -> None:
         """Give back the turn."""
         fcntl.flock(self._turn, fcntl.LOCK_UN)
+        if self._rings:
+            self._rings -= 1
+            if self._bell is not None:
+                # Full of rings that nobody listened for: who comes next will hear those.
+                with suppress(BlockingIOError):
+                    os.write(self._bell, b".")
 
     def close(self) -> None:
         """Close the lock files, and with them give back the turn."""
-        if self._waiter is not None and self._waiter.stop():
-            # Still in line: it closes the files when its turn has come.
-            return
-        os.close(self._queue)
+        in_line = self._waiter is not None and self._waiter.stop()
+        if not in_line:
+            # Else it closes this one when its turn has come.
+            os.close(self._queue)
         os.close(self._turn)
+        if self._bell is not None:
+            os.close(self._bell)
+
+    def _wait_for_turn(self, deadline: float) -> bool:
+        """First in line, wait for the one whose turn it is."""
+        import select
+
+        listen = select.poll()
+        if self._bell is not None:
+            listen.register(self._bell, select.POLLIN)
+        pause_ms = 1.0
+        while True:
+            if self._bell is not None:
+                # Before the try, not after it: what rings from now on is for this one.
+                with suppress(BlockingIOError):
+                    os.read(self._bell, 4096)
+            try:
+                fcntl.flock(self._turn, _TRY)
+            except BlockingIOError:
+                left_ms = 1000 * (deadline - time.monotonic())
+                if left_ms <= 0:
+                    return False
+                listen.poll(min(pause_ms, left_ms))
+                pause_ms = min(2 * pause_ms, PAUSE_MS_MAX)
+            else:
+                return True
 
 
 class _Waiter:
     """A thread that lines up on behalf of another, which can give up waiting."""
 
-    def __init__(self, queue: int, turn: int) -> None:
+    def __init__(self, queue: int) -> None:
         self._queue = queue
-        self._turn = turn
         # Both locks are held but for a moment, and let go of by the other thread: plain locks,
         # as what `threading` makes of them takes as long as a whole turn.
         self._asked = threading.Lock()
@@ -118,7 +165,7 @@ class _Waiter:
         threading.Thread(target=self._run, name="quotactl-queue", daemon=True).start()
 
     def wait(self, timeout_s: float) -> bool:
-        """Line up, or stay in line where an earlier wait was given up; True with the turn."""
+        """Line up, or stay in line where an earlier wait was given up; True when first in it."""
         with self._state:
             self._wanted = True
             if not self._in_line:
@@ -128,11 +175,11 @@ class _Waiter:
             if self._got.acquire(timeout=max(timeout_s, 0)):
                 return True
         except BaseException:
-            # A signal's handler broke the wait off: nobody would give back the turn.
+            # A signal's handler broke the wait off: nobody would hand the lock on.
             with self._state:
                 self._wanted = False
                 if self._got.acquire(blocking=False):
-                    fcntl.flock(self._turn, fcntl.LOCK_UN)
+                    fcntl.flock(self._queue, fcntl.LOCK_UN)
             raise
         with self._state:
             # It may have come at the last moment.
@@ -142,7 +189,7 @@ class _Waiter:
             return False
 
     def stop(self) -> bool:
-        """End the thread; True if it is in line and will close the files itself."""
+        """End the thread; True if it is in line and will close the file itself."""
         with self._state:
             self._stopped = True
             self._wanted = False
@@ -151,40 +198,57 @@ class _Waiter:
             return self._in_line
 
     def _run(self) -> None:
-        flock, queue, turn = fcntl.flock, self._queue, self._turn
+        flock, queue = fcntl.flock, self._queue
         while True:
             self._asked.acquire()
             if self._stopped:
                 return
             flock(queue, fcntl.LOCK_EX)
-            flock(turn, fcntl.LOCK_EX)
-            flock(queue, fcntl.LOCK_UN)
             with self._state:
                 self._in_line = False
                 if self._wanted:
                     self._got.release()
                 else:
-                    flock(turn, fcntl.LOCK_UN)
+                    flock(queue, fcntl.LOCK_UN)
                 if self._stopped:
                     os.close(queue)
-                    os.close(turn)
                     return
+
+
+def _bell(real: str) -> int | None:
+    """The FIFO beside a ledger; None where there can't be one."""
+    name = real + "-bell"
+    try:
+        with suppress(FileExistsError):
+            os.mkfifo(name, 0o600)
+        bell = os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    if not stat.S_ISFIFO(os.fstat(bell).st_mode):
+        os.close(bell)
+        return None
+    _share(bell, real)
+    return bell
 
 
 def _open(name: str, ledger: str, *, create: bool) -> int:
     how = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     lock_file = os.open(name, how | os.O_CREAT if create else how, 0o600)
     try:
-        # Whoever may write the ledger must be able to queue: the group as the owner, and the
-        # owner where root came first.
-        with suppress(OSError):
-            like, mine = os.stat(ledger), os.fstat(lock_file)  # noqa: PTH116
-            if (mine.st_uid, mine.st_gid) != (like.st_uid, like.st_gid):
-                os.fchown(lock_file, like.st_uid if os.geteuid() == 0 else -1, like.st_gid)
-            mode = 0o600 | (like.st_mode & 0o060)
-            if stat.S_IMODE(mine.st_mode) != mode:
-                os.fchmod(lock_file, mode)
+        _share(lock_file, ledger)
     except BaseException:
         os.close(lock_file)
         raise
     return lock_file
+
+
+def _share(beside: int, ledger: str) -> None:
+    """Whoever may write the ledger must be able to queue: the group as the owner, and the
+    owner where root came first."""
+    with suppress(OSError):
+        like, mine = os.stat(ledger), os.fstat(beside)  # noqa: PTH116
+        if (mine.st_uid, mine.st_gid) != (like.st_uid, like.st_gid):
+            os.fchown(beside, like.st_uid if os.geteuid() == 0 else -1, like.st_gid)
+        mode = 0o600 | (like.st_mode & 0o060)
+        if stat.S_IMODE(mine.st_mode) != mode:
+            os.fchmod(beside, mode)
