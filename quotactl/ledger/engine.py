@@ -6,14 +6,15 @@ in one transaction, and every write goes through one door, `writing()`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from quotactl.ledger.entries import Changes, DemandKey, Entry, Reservation
+from quotactl.ledger.entries import Changes, Entry, Reservation
 from quotactl.ledger.loaded import (
     Asked,
     CounterValue,
+    Counting,
     Head,
     Known,
     Row,
@@ -430,30 +431,6 @@ class Writing(Reading, Protocol):
 
     def next_user_id(self) -> int: ...
 
-    def take(
-        self,
-        at_ms: int,
-        user_id: int,
-        resource_id: int,
-        tier_id: int | None,
-        amount: int,
-        day_ms: int,
-        key: str | None,
-    ) -> int | None:
-        """Add what one request took of a day, as the rule of its tier alone let it: key,
-        counter, and an entry that tells its demand.
-
-        Returns the entry's id; None, and nothing is added, where the key is known already.
-        For transactions of this one request alone.
-        """
-        ...
-
-    def refuse(
-        self, user_id: int, resource_id: int, amount: int, day_ms: int, demand: DemandKey
-    ) -> None:
-        """Add what one request was denied in a day: counter and demand; as `take`."""
-        ...
-
     def store(self, changes: Changes) -> None:
         """Add the net effect of this transaction to the ledger."""
         ...
@@ -533,34 +510,20 @@ class Engine(Protocol):
         """The one door for writes. What is not `durable` may be undone by a power cut: demand."""
         ...
 
-    def known(self) -> Known | None:
-        """What this process knows of the ledger without looking, to decide by; None where it
-        is not worth the try."""
-        ...
-
-    def stands(self, known: Known) -> bool:
-        """Whether what is known is how things are: nobody has written since."""
+    def stands(self, plan: Callable[[Known], object]) -> bool:
+        """Whether `plan` makes something of what this process knows without looking, and that
+        is how things are: nobody has written since."""
         ...
 
     def count(
-        self,
-        known: Known,
-        at_ms: int,
-        user_id: int,
-        resource_id: int,
-        tier_id: int | None,
-        amount: int,
-        day_ms: int,
-        key: str | None,
-        refused: DemandKey | None,
+        self, asked: Asked, plan: Callable[[Known], Counting | None]
     ) -> tuple[int, bool] | None:
-        """Count one request that was decided by what is known, in a transaction of its own.
+        """Count one request, which `plan` decides by what is known, in a transaction of its own.
 
-        As taken, as `Writing.take` does it; or with `refused`, the key of its demand, as
-        denied. Returns the id of what was taken, and whether that was before: the same
-        request under the same key, all of it paid by the limit and kept. None, and nothing
-        is counted, where what is known does not stand, the key has another entry, or others
-        have the turn.
+        Returns the id of what was taken, and whether that was before: the same request under
+        the same key, all of it paid by the limit and kept. None, and nothing is counted,
+        where `plan` says None, or the key has another entry. `plan` is called again where
+        it turns out that more is known, and its last word counts.
         """
         ...
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from quotactl.frozen import frozen
+from quotactl.ledger.entries import DemandKey
 from quotactl.policy.model import Account, Policy, Tier
 from quotactl.policy.window import Window
 
@@ -48,6 +49,18 @@ class Asked(NamedTuple):
     at_ms: int
 
 
+class Counting(NamedTuple):
+    """How one request is to be counted in a day: as taken, as the rule of its tier alone let
+    it; or with `refused`, the key of its demand, as denied."""
+
+    user_id: int
+    resource_id: int
+    tier_id: int | None
+    amount: int
+    day_ms: int
+    refused: DemandKey | None
+
+
 class UserRow(NamedTuple):
     """A user as stored; `has_own` tells that something was ever set for them alone."""
 
@@ -64,13 +77,14 @@ class Known:
     here outlives the transaction.
     """
 
-    __slots__ = ("counts", "head", "newest_entry_id", "policy", "users", "version")
+    __slots__ = ("counts", "head", "next_entry_id", "policy", "users", "version")
 
     def __init__(self, version: int | None = None) -> None:
         self.version = version
         self.head: Head | None = None
         self.policy: Policy | None = None
-        self.newest_entry_id: int | None = None
+        # 0 where it was not looked up.
+        self.next_entry_id = 0
         # None where there is none, as everywhere here.
         self.users: dict[str, UserRow | None] = {}
         # By (resource id, day's start, user id).

@@ -12,8 +12,6 @@ from quotactl.operations.routine import (
     asked_by,
     check_at_once,
     consume_at_once,
-    refuse,
-    take,
 )
 from quotactl.policy.notation import check_text
 
@@ -38,16 +36,14 @@ def check(engine: Engine, request: Request, now_ms: int) -> Decision:
 
 def consume(engine: Engine, request: Request, now_ms: int) -> Decision:
     """Decide one request and count it: a batch of one."""
-    at_once = consume_at_once(engine, request, now_ms)
-    if at_once is not None:
-        return at_once
     asked = asked_by(request, now_ms)
+    if asked is not None:
+        at_once = consume_at_once(engine, request, asked, now_ms)
+        if at_once is not None:
+            return at_once
     denied_lately = asked is not None and engine.expects_denial(asked)
     if denied_lately:
         with engine.writing(asked, durable=False) as book:
-            decision = refuse(book, request, now_ms)
-            if decision is not None:
-                return decision
             batch = Batch(book)
             decision = batch.consume(request, now_ms)
             if not batch.changes.durable:
@@ -55,11 +51,9 @@ def consume(engine: Engine, request: Request, now_ms: int) -> Decision:
                 return decision
         # It is allowed by now: what it takes has to last, so it is decided anew.
     with engine.writing(asked) as book:
-        decision = None if asked is None else take(book, request, now_ms)
-        if decision is None:
-            batch = Batch(book)
-            decision = batch.consume(request, now_ms)
-            batch.store(book)
+        batch = Batch(book)
+        decision = batch.consume(request, now_ms)
+        batch.store(book)
     if asked is not None and (denied_lately or not decision.allowed):
         engine.learn(asked, denied=not decision.allowed)
     return decision

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from quotactl.ledger.engine import Engine, Reading, Writing
-    from quotactl.ledger.loaded import Asked, Known
+    from quotactl.ledger.loaded import Asked
 
 
 class _Undone(Exception):
@@ -31,14 +31,11 @@ class Rehearsal:
     def glancing(self, asked: Asked) -> AbstractContextManager[Reading]:
         return self._engine.glancing(asked)
 
-    def known(self) -> None:
-        """Whoever knew would count what is to be undone."""
-
-    def stands(self, known: Known) -> bool:  # noqa: ARG002
+    def stands(self, plan: object) -> bool:  # noqa: ARG002
         return False
 
-    def count(self, *counted: object) -> None:
-        """Nothing is known."""
+    def count(self, asked: Asked, plan: object) -> None:
+        """Not what is to be undone."""
 
     def expects_denial(self, asked: Asked) -> bool:
         return self._engine.expects_denial(asked)

@@ -5,20 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from quotactl.frozen import made
-from quotactl.ledger.loaded import Asked, Head, Known, UserRow
+from quotactl.ledger.loaded import Asked, Counting, Known
 from quotactl.ledger.values import Decision, Request
 from quotactl.policy.decide import Routine
-from quotactl.policy.model import AMOUNT_MAX, Policy, Resource, Tier
+from quotactl.policy.model import AMOUNT_MAX, Resource, Tier
 from quotactl.policy.notation import plainly_an_id
 from quotactl.policy.window import HOUR_MS, from_ms
 
 if TYPE_CHECKING:
-    from quotactl.ledger.engine import Engine, Reading, Writing
+    from quotactl.ledger.engine import Engine
 
 BOOKED_KINDS = ("tier", "throttle", "enforcement")
 """The kinds of rules that demand names by id: those of single users would make as many rows
 as users."""
 
+# A named tuple's own way to be made costs three times as much.
+_tuple = tuple.__new__
 _new = object.__new__
 _set = object.__setattr__
 _NOT_KNOWN = (-1, -1)
@@ -131,9 +133,9 @@ def asked_by(request: object, now_ms: int) -> Asked | None:
     key: object = request.idempotency_key
     if not (isinstance(user, str) and user.isprintable() and isinstance(resource, str)):
         return None
-    if not (isinstance(key, str) and key.isprintable()):
+    if key is not None and not (isinstance(key, str) and key.isprintable()):
         key = None
-    return Asked(user, resource, key, now_ms)
+    return _tuple(Asked, (user, resource, key, now_ms))
 
 
 # What follows is the whole of nearly every request, so it is written out: where anything
@@ -142,143 +144,79 @@ def asked_by(request: object, now_ms: int) -> Asked | None:
 
 def check_at_once(engine: Engine, request: Request, now_ms: int) -> Decision | None:
     """What `consume` would answer, by what is known."""
-    known = engine.known()
-    found = None if known is None else _known(known, request, now_ms)
-    if found is None or known is None:
+    asked = asked_by(request, now_ms)
+    if asked is None:
         return None
-    routine, _, used = found
-    if routine.allows(used, request.amount):
-        return routine.allowed(request, used, None) if engine.stands(known) else None
-    if routine.refusal is None or not engine.stands(known):
-        return None
-    return routine.refused(request, used, now_ms)
+    at_once = _AtOnce(request, now_ms)
+    return at_once.answer(None) if engine.stands(at_once.plan) else None
 
 
-def consume_at_once(engine: Engine, request: Request, now_ms: int) -> Decision | None:
-    """Decide a request by what is known, and count it if that still stands then."""
-    known = engine.known()
-    found = None if known is None else _known(known, request, now_ms)
-    if found is None or known is None:
-        return None
-    routine, user_id, used = found
-    amount, key = request.amount, request.idempotency_key
-    taken = used + amount
-    refused = None
-    if not routine.allows(used, amount):
-        if routine.refusal is None or key is not None:
-            return None
-        refused = routine.refused_key
-    elif not routine.by_tier or taken > AMOUNT_MAX or not (key is None or plainly_an_id(key)):
-        return None
-    counted = engine.count(
-        known,
-        now_ms,
-        user_id,
-        routine.resource_id,
-        routine.tier_id,
-        amount,
-        routine.day_ms,
-        key,
-        refused,
-    )
-    if counted is None:
-        return None
-    if refused is not None:
-        return routine.refused(request, used, now_ms)
-    entry_id, before = counted
-    return routine.allowed(request, used if before else taken, entry_id, replayed=before)
-
-
-def take(book: Writing, request: Request, now_ms: int) -> Decision | None:
-    """Allow a request and count it as used; with None nothing is written."""
-    found = _looked_up(book, request, now_ms)
-    if found is None:
-        return None
-    routine, user_id, used = found
-    amount, key = request.amount, request.idempotency_key
-    taken = used + amount
-    if not (routine.by_tier and routine.allows(used, amount)) or taken > AMOUNT_MAX:
-        return None
-    if not (key is None or plainly_an_id(key)):
-        return None
-    entry_id = book.take(
-        now_ms,
-        user_id,
-        routine.resource_id,
-        routine.tier_id,
-        amount,
-        routine.day_ms,
-        key,
-    )
-    # A key that is known already is answered as it was.
-    return None if entry_id is None else routine.allowed(request, taken, entry_id)
-
-
-def refuse(book: Writing, request: Request, now_ms: int) -> Decision | None:
-    """Refuse a request and count it as denied; with None nothing is written."""
-    found = _looked_up(book, request, now_ms)
-    if found is None:
-        return None
-    routine, user_id, used = found
+def consume_at_once(engine: Engine, request: Request, asked: Asked, now_ms: int) -> Decision | None:
+    """Decide a request by what is known, and count it."""
     key = request.idempotency_key
-    if routine.refusal is None or routine.allows(used, request.amount):
+    if key is not None and not plainly_an_id(key):
         return None
-    if key is not None and not (plainly_an_id(key) and book.entry_of_key(key) is None):
-        return None
-    book.refuse(user_id, routine.resource_id, request.amount, routine.day_ms, routine.refused_key)
-    return routine.refused(request, used, now_ms)
+    at_once = _AtOnce(request, now_ms)
+    counted = engine.count(asked, at_once.plan)
+    return None if counted is None else at_once.answer(*counted)
 
 
-def _known(known: Known, request: Request, now_ms: int) -> tuple[TierRoutine, int, int] | None:
-    """The routine that decides a request, the user's id and what they used, if all of that
-    is known."""
-    policy, head = known.policy, known.head
-    if policy is None or head is None or type(request) is not Request:
-        return None
-    name, resource_name = request.user, request.resource
-    if type(name) is not str or type(resource_name) is not str:
-        return None
-    user, resource = known.users.get(name), policy.resources_by_name.get(resource_name)
-    if user is None or resource is None:
-        return None
-    routine = _routine(policy, head, user, resource, request.amount, now_ms)
-    if routine is None:
-        return None
-    count = known.counts.get((resource.id, routine.day_ms, user.id), _NOT_KNOWN)
-    if count is _NOT_KNOWN:
-        return None
-    return routine, user.id, 0 if count is None else count[0]
+class _AtOnce:
+    """One request that may be a matter of routine."""
 
+    __slots__ = ("_now_ms", "_refused", "_request", "_routine", "_used")
 
-def _looked_up(book: Reading, request: Request, now_ms: int) -> tuple[TierRoutine, int, int] | None:
-    """The same, looked up; of a request that `asked_by` let pass."""
-    policy = book.policy
-    resource = policy.resources_by_name.get(request.resource)
-    user = None if resource is None else book.user_row(request.user)
-    if user is None or resource is None:
-        return None
-    routine = _routine(policy, book.head, user, resource, request.amount, now_ms)
-    if routine is None:
-        return None
-    count = book.count_of(user.id, resource.id, routine.day_ms)
-    return routine, user.id, 0 if count is None else count[0]
+    _routine: TierRoutine
 
+    def __init__(self, request: Request, now_ms: int) -> None:
+        self._request = request
+        self._now_ms = now_ms
 
-def _routine(
-    policy: Policy, head: Head, user: UserRow, resource: Resource, amount: object, now_ms: int
-) -> TierRoutine | None:
-    """The routine for a user and amount, if there is one and it has been worked out."""
-    _, tier_id, protected, has_own = user
-    routine: TierRoutine | None = policy.resolved.get(("routine", resource.id, tier_id, protected))
-    closed_until_ms = head.closed_until_ms
-    if (
-        has_own
-        or routine is None
-        or not routine.from_ms <= now_ms < routine.until_ms
-        or now_ms < head.opened_at_ms
-        or (closed_until_ms is not None and now_ms < closed_until_ms)
-        or type(amount) is not int
-        or not 0 < amount <= AMOUNT_MAX
-    ):
-        return None
-    return routine
+    def plan(self, known: Known) -> Counting | None:
+        """Decide it by what is known, if that is enough."""
+        request, now_ms = self._request, self._now_ms
+        policy, head = known.policy, known.head
+        if policy is None or head is None:
+            return None
+        user = known.users.get(request.user)
+        resource = policy.resources_by_name.get(request.resource)
+        if user is None or resource is None:
+            return None
+        user_id, tier_id, protected, has_own = user
+        resource_id = resource.id
+        routine = policy.resolved.get(("routine", resource_id, tier_id, protected))
+        closed_until_ms = head.closed_until_ms
+        amount = request.amount
+        if (
+            has_own
+            or routine is None
+            or not routine.from_ms <= now_ms < routine.until_ms
+            or now_ms < head.opened_at_ms
+            or (closed_until_ms is not None and now_ms < closed_until_ms)
+            or type(amount) is not int
+            or not 0 < amount <= AMOUNT_MAX
+        ):
+            return None
+        day_ms = routine.day_ms
+        count = known.counts.get((resource_id, day_ms, user_id), _NOT_KNOWN)
+        used = 0 if count is None else count[0]
+        if used < 0 or used + amount > AMOUNT_MAX:
+            return None
+        refused = None
+        if not routine.allows(used, amount):
+            if routine.refusal is None or request.idempotency_key is not None:
+                return None
+            refused = routine.refused_key
+        elif not routine.by_tier:
+            return None
+        self._routine, self._used, self._refused = routine, used, refused
+        return _tuple(Counting, (user_id, resource_id, routine.tier_id, amount, day_ms, refused))
+
+    def answer(self, entry_id: int | None, before: bool = False) -> Decision:
+        """What is said when it was counted so, or before; or only asked, without an entry."""
+        request, used = self._request, self._used
+        if self._refused is not None:
+            return self._routine.refused(request, used, self._now_ms)
+        if entry_id is not None and not before:
+            used += request.amount
+        return self._routine.allowed(request, used, entry_id, replayed=before)

@@ -649,14 +649,11 @@ class BusyOnce:
     def glancing(self, asked: Any) -> Any:
         return self._engine.glancing(asked)
 
-    def known(self) -> None:
-        """Nothing is asked here."""
-
-    def stands(self, known: Any) -> bool:
+    def stands(self, plan: Any) -> bool:
         return False
 
-    def count(self, *counted: Any) -> None:
-        """Nor counted."""
+    def count(self, asked: Any, plan: Any) -> None:
+        """Nothing is asked here."""
 
     def expects_denial(self, asked: Any) -> bool:
         return False

@@ -31,7 +31,7 @@ from quotactl.engines.sqlite.whole import BESIDE, has_wal, sync
 from quotactl.errors import LedgerBusy, NotFound, QuotaError
 
 if TYPE_CHECKING:
-    from quotactl.ledger.loaded import Asked, Known
+    from quotactl.ledger.loaded import Asked
 
 BUSY_TIMEOUT_S = 5.0
 
@@ -63,14 +63,11 @@ class Copy:
         """As good as a whole view: nobody writes."""
         return self.reading()
 
-    def known(self) -> None:
-        """Nobody asks a copy often."""
-
-    def stands(self, known: Known) -> bool:  # noqa: ARG002
+    def stands(self, plan: object) -> bool:  # noqa: ARG002
         return False
 
-    def count(self, *counted: object) -> None:
-        """Nothing is known."""
+    def count(self, asked: Asked, plan: object) -> None:
+        """Nobody asks a copy often."""
 
     def expects_denial(self, asked: Asked) -> bool:  # noqa: ARG002
         return False

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from quotactl.engines.sqlite.queries import Queries
 from quotactl.engines.sqlite.recorded import marks
 from quotactl.errors import LedgerCorrupt
-from quotactl.ledger.entries import Changes, DemandKey, Entry, Kind, Reservation
+from quotactl.ledger.entries import Changes, Entry, Kind, Reservation
 from quotactl.ledger.loaded import (
     Asked,
     CounterValue,
@@ -171,79 +171,131 @@ class Session:
         # Whether another connection had written when last looked: then one does so often.
         self.shared = False
 
+    def refresh(self) -> Known:
+        """What is known and still stands, in a transaction that has begun or for a glance."""
+        (version,) = self.execute("PRAGMA data_version").fetchone()
+        known = self.known
+        if version == known.version and len(known.users) <= KNOWN_MAX:
+            self.shared = False
+            return known
+        self.shared = known.version not in (None, version)
+        known = self.known = Known(version)
+        return known
+
+    def look_up(self, asked: Asked) -> Known | None:
+        """What is known, once refreshed, with what one request asks for; None where the policy
+        has moved."""
+        known, policy = self.known, self.policy
+        resource = None if policy is None else policy.resources_by_name.get(asked.resource)
+        if policy is None or resource is None:
+            return None
+        day_ms = policy.calendar.day(asked.at_ms).starts_at_ms
+        if not self._knows(known, asked.user, resource.id, day_ms):
+            row = self.glance(asked.user, resource.id, day_ms, None)
+            head = Head._make(row[:HEAD_LENGTH])
+            if head.policy_version != policy.version:
+                return None
+            keep(known, head, asked.user, resource.id, day_ms, row)
+            known.policy = policy
+        return known
+
+    def knows(self, asked: Asked) -> bool:
+        """Whether a look-up would find nothing that is not known."""
+        policy = self.policy
+        resource = None if policy is None else policy.resources_by_name.get(asked.resource)
+        if policy is None or resource is None:
+            return False
+        day_ms = policy.calendar.day(asked.at_ms).starts_at_ms
+        return self._knows(self.known, asked.user, resource.id, day_ms)
+
+    def _knows(self, known: Known, name: str, resource_id: int, day_ms: int) -> bool:
+        if known.head is None or not known.next_entry_id or name not in known.users:
+            return False
+        user = known.users[name]
+        return user is None or (resource_id, day_ms, user.id) in known.counts
+
+    def glance(self, name: str, resource_id: int, day_ms: int, key: str | None) -> tuple[Any, ...]:
+        """Look up at once all that one request needs."""
+        row: tuple[Any, ...] | None
+        row = self.execute(_GLANCE, (name, resource_id, day_ms, key)).fetchone()
+        return row if row is not None else _headless()
+
+    def sum_up(self, head: Head) -> Head:
+        """Add to hourly demand what only entries tell of it so far."""
+        (newest,) = self.execute("SELECT ifnull(max(id), 0) FROM entry").fetchone()
+        if newest <= head.summed_entry_id:
+            return head
+        self.execute(_SUM_UP)
+        self.execute("UPDATE ledger SET summed_entry_id = ?", (newest,))
+        return head._replace(summed_entry_id=newest)
+
     def roll_back(self) -> None:
         """Undo what the transaction wrote, and forget what it knew."""
         self.known = Known()
         self.connection.execute("ROLLBACK")
 
 
+def keep(
+    known: Known, head: Head, name: str, resource_id: int, day_ms: int, row: tuple[Any, ...]
+) -> None:
+    """Know what a glance has found."""
+    newest, _, user_id, tier_id, protected, has_own, used, granted = row[HEAD_LENGTH:]
+    known.head = head
+    known.next_entry_id = max(newest, head.checkpoint_entry_id) + 1
+    if user_id is None:
+        known.users[name] = None
+        return
+    known.users[name] = UserRow(user_id, tier_id, protected, has_own)
+    known.counts[resource_id, day_ms, user_id] = None if used is None else (used, granted)
+
+
+def _headless() -> NoReturn:
+    raise LedgerCorrupt("the ledger has lost the row about itself")
+
+
 class Book(Queries):
     """The view of one transaction. Fulfils `quotactl.ledger.engine.Writing`."""
 
     def __init__(self, session: Session, asked: Asked | None = None) -> None:
-        self._connection = connection = session.connection
+        super().__init__(session.connection)
         self._session = session
-        self._dirty = False
         self._relaxed: Changes | None = None
-        # Whether `take` or `refuse` wrote something, which leaves known what was known.
-        self.counted = False
         self._keys: dict[str, int | None] = {}
-        (version,) = session.execute("PRAGMA data_version").fetchone()
-        known = session.known
-        if version != known.version or len(known.users) > KNOWN_MAX:
-            session.shared = known.version not in (None, version)
-            known = session.known = Known(version)
-        else:
-            session.shared = False
-        policy = session.policy
-        head = known.head
+        known, policy = session.refresh(), session.policy
         resource = None
         if asked is not None and policy is not None:
             resource = policy.resources_by_name.get(asked.resource)
+        row = None
         if asked is not None and policy is not None and resource is not None:
             day_ms = policy.calendar.day(asked.at_ms).starts_at_ms
-            if head is not None:
-                user = known.users.get(asked.user)
-                if user is not None and (resource.id, day_ms, user.id) in known.counts:
-                    self.head: Head = head
-                    self.policy: Policy = policy
-                    return
-            row = session.execute(_GLANCE, (asked.user, resource.id, day_ms, asked.key)).fetchone()
-        elif head is not None and policy is not None:
-            self.head = head
-            self.policy = policy
-            return
+            if session.knows(asked):
+                head = known.head
+            else:
+                row = session.glance(asked.user, resource.id, day_ms, asked.key)
+                head = Head._make(row[:HEAD_LENGTH])
         else:
-            row = session.execute(_HEAD).fetchone()
-        if row is None:
-            raise LedgerCorrupt("the ledger has lost the row about itself")
-        self.head = head = Head._make(row[:HEAD_LENGTH])
+            head = known.head or self._read_head()
+        assert head is not None
         if policy is None or policy.version != head.policy_version:
-            if not connection.in_transaction:
+            if not self._connection.in_transaction:
                 # A glance is one statement; of a policy that is read by several they all
                 # have to see the same.
-                connection.execute("BEGIN")
-                self.head = head = Head._make(connection.execute(_HEAD).fetchone())
+                self._connection.execute("BEGIN")
+                head = self._read_head()
                 known = session.known = Known()
-            policy = self._read_policy()
-        elif asked is not None and resource is not None:
+            policy = self._read_policy(head)
+        elif row is not None and asked is not None and resource is not None:
             # By a policy that still stands, the right resource and day were looked at.
-            self._keep(asked, resource.id, day_ms, row[HEAD_LENGTH:])
+            keep(known, head, asked.user, resource.id, day_ms, row)
+            if asked.key is not None:
+                self._keys[asked.key] = row[HEAD_LENGTH + 1]
         known.head, known.policy = head, policy
-        self.policy = policy
+        self.head: Head = head
+        self.policy: Policy = policy
 
-    def _keep(self, asked: Asked, resource_id: int, day_ms: int, row: tuple[Any, ...]) -> None:
-        """Keep what _GLANCE found."""
-        newest, entry_id, user_id, tier_id, protected, has_own, used, granted = row
-        known = self._session.known
-        known.newest_entry_id = newest
-        if asked.key is not None:
-            self._keys[asked.key] = entry_id
-        if user_id is None:
-            known.users[asked.user] = None
-            return
-        known.users[asked.user] = UserRow(user_id, tier_id, protected, has_own)
-        known.counts[resource_id, day_ms, user_id] = None if used is None else (used, granted)
+    def _read_head(self) -> Head:
+        row = self._connection.execute(_HEAD).fetchone()
+        return _headless() if row is None else Head._make(row)
 
     @property
     def dirty(self) -> bool:
@@ -474,76 +526,59 @@ class Book(Queries):
     # ---- what a decision stores
 
     def next_entry_id(self) -> int:
-        newest = self._session.known.newest_entry_id
-        if newest is None:
+        known = self._session.known
+        if not known.next_entry_id:
             (newest,) = self._connection.execute("SELECT ifnull(max(id), 0) FROM entry").fetchone()
-        # Pruning may have emptied the table; an id never comes back all the same.
-        return max(int(newest), self.head.checkpoint_entry_id) + 1
+            # Pruning may have emptied the table; an id never comes back all the same.
+            known.next_entry_id = max(newest, self.head.checkpoint_entry_id) + 1
+        return known.next_entry_id
 
     def next_user_id(self) -> int:
         (newest,) = self._connection.execute("SELECT ifnull(max(id), 0) FROM user").fetchone()
         return int(newest) + 1
 
-    def take(
-        self,
-        at_ms: int,
-        user_id: int,
-        resource_id: int,
-        tier_id: int | None,
-        amount: int,
-        day_ms: int,
-        key: str | None,
-    ) -> int | None:
-        entry_id = self.next_entry_id()
-        execute = self._session.execute
-        if key is not None and not execute(TAKE_KEY, (key, entry_id, at_ms)).rowcount:
-            return None
-        self.counted = True
-        execute(TAKE_COUNT, (resource_id, day_ms, user_id, amount))
-        execute(TAKE_ENTRY, (entry_id, at_ms, user_id, resource_id, tier_id, amount, day_ms))
-        known = self._session.known
-        known.newest_entry_id = entry_id
-        if entry_id - self.head.summed_entry_id >= LOT:
-            self.sum_up()
-            known.head = self.head
-        place = (resource_id, day_ms, user_id)
-        used, granted = known.counts.pop(place, None) or (0, 0)
-        known.counts[place] = (used + amount, granted)
-        return entry_id
-
-    def refuse(
-        self, user_id: int, resource_id: int, amount: int, day_ms: int, demand: DemandKey
-    ) -> None:
-        self.counted = True
-        execute = self._session.execute
-        execute(REFUSE_COUNT, (resource_id, day_ms, user_id, amount))
-        execute(REFUSE_DEMAND, (*demand, amount))
-
     def store(self, changes: Changes) -> None:
         if changes.empty:
             return
         if changes.durable or self.dirty:
-            self.dirty = True
+            self._dirty = True
             self._store(changes)
         else:
             self._relaxed = changes
 
     def sum_up(self) -> None:
-        """Add to hourly demand what only entries tell of it so far."""
-        connection = self._connection
-        (newest,) = connection.execute("SELECT ifnull(max(id), 0) FROM entry").fetchone()
-        if newest > self.head.summed_entry_id:
-            connection.execute(_SUM_UP)
-            connection.execute("UPDATE ledger SET summed_entry_id = ?", (newest,))
-            self.head = self.head._replace(summed_entry_id=newest)
+        self.head = self._session.sum_up(self.head)
+        if self._session.known.head is not None:
+            self._session.known.head = self.head
 
     def store_relaxed(self) -> None:
         """Write the demand that was put off."""
         assert self._relaxed is not None
         self._store(self._relaxed)
 
+    def _forget_changed(self, changes: Changes) -> None:
+        """Of what is known only what these change is another by now."""
+        known = self._session.known
+        if changes.reservations or changes.days_moved or changes.first_at_ms is not None:
+            # They change users, or what is known of the ledger.
+            self._forget()
+            return
+        for (resource_id, period, starts_at_ms, user_id), values in changes.counters.items():
+            place = (resource_id, starts_at_ms, user_id)
+            if period == DAY_LENGTH_MIN and place in known.counts:
+                used, granted = known.counts[place] or (0, 0)
+                known.counts[place] = (used + values[0], granted + values[1])
+                if values[0] < 0 or values[1] < 0:
+                    # Taken from what is there, if it is.
+                    del known.counts[place]
+        for _, name, _ in changes.users:
+            known.users.pop(name, None)
+        if changes.entries:
+            known.next_entry_id = changes.entries[-1].id + 1
+        self._keys = {}
+
     def _store(self, changes: Changes) -> None:
-        self._forget()
+        self._forget_changed(changes)
         connection = self._connection
         if changes.users:
             connection.executemany(
@@ -700,13 +735,13 @@ class Book(Queries):
         self._connection.execute("UPDATE ledger SET policy_version = policy_version + 1")
 
     def reread_policy(self) -> Policy:
-        self.head = Head(*self._connection.execute(_HEAD).fetchone())
+        self.head = self._read_head()
         # Not into the cache: this transaction may yet be rolled back.
-        self.policy = self._build_policy()
+        self.policy = self._build_policy(self.head)
         return self.policy
 
-    def _read_policy(self) -> Policy:
-        policy = self._build_policy()
+    def _read_policy(self, head: Head) -> Policy:
+        policy = self._build_policy(head)
         session = self._session
         session.settings = dict(
             self._connection.execute("SELECT key, value FROM setting").fetchall()
@@ -715,7 +750,7 @@ class Book(Queries):
         session.policy = policy
         return policy
 
-    def _build_policy(self) -> Policy:
+    def _build_policy(self, head: Head) -> Policy:
         connection = self._connection
         resources = {
             id_: Resource(
@@ -750,9 +785,9 @@ class Book(Queries):
             else:
                 throttles.append(switch)
         return Policy(
-            version=self.head.policy_version,
-            zone=self.head.zone,
-            default_tier_id=self.head.default_tier_id,
+            version=head.policy_version,
+            zone=head.zone,
+            default_tier_id=head.default_tier_id,
             resources=resources,
             tiers=tiers,
             throttles=tuple(throttles),

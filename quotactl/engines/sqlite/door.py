@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from quotactl.engines.sqlite.checks import Look
-    from quotactl.ledger.entries import DemandKey
-    from quotactl.ledger.loaded import Asked
+    from quotactl.ledger.loaded import Asked, Counting
 
 Begun = TypeVar("Begun")
 
@@ -51,6 +50,7 @@ CLOSING_TIMEOUT_S = 0.25
 WAL_PAGES = 4000
 PAGE_SIZE = 2048
 DENIED_MAX = 10_000
+UNUSUAL_TIMES = 16
 # The first with STRICT tables.
 OLDEST_SQLITE = (3, 37, 0)
 # No file system's times are coarser where this runs: the kernel's tick is 1 to 10 ms.
@@ -105,6 +105,8 @@ class SqliteEngine:
         self._synced_full = True
         # Who was denied what lately: most of them ask again at once.
         self._denied: set[tuple[str, ...]] = set()
+        # How many more requests of theirs are not worth the short cut: to find out takes a turn.
+        self._unusual: dict[tuple[str, ...], int] = {}
         self._older_too = older_too
         self._access: Access = "rw"
         self._frozen: State | None = None
@@ -170,24 +172,22 @@ class SqliteEngine:
 
     # ---- the short cut: decided by what is known, before a transaction is begun
 
-    def known(self) -> Known | None:
+    def stands(self, plan: Callable[[Known], object]) -> bool:
         session = self._session
-        return None if session.shared else session.known
-
-    def stands(self, known: Known) -> bool:
-        if self._pid != os.getpid() or not self._lock.acquire(False):
+        if session.shared or plan(session.known) is None:
             return False
+        self._claim()
         try:
-            session = self._session
             if (
-                known is not session.known
+                session is not self._session
                 or session.connection.in_transaction
                 or self._access == "frozen"
                 or identity_of(self._file) != self._identity
             ):
                 return False
             (version,) = session.execute("PRAGMA data_version").fetchone()
-            return bool(version == known.version)
+            # Another thread may have written, and known more, since it was asked for.
+            return bool(version == session.known.version) and plan(session.known) is not None
         except Exception as failure:
             self._tell(failure)
             raise
@@ -195,62 +195,66 @@ class SqliteEngine:
             self._lock.release()
 
     def count(
-        self,
-        known: Known,
-        at_ms: int,
-        user_id: int,
-        resource_id: int,
-        tier_id: int | None,
-        amount: int,
-        day_ms: int,
-        key: str | None,
-        refused: DemandKey | None,
+        self, asked: Asked, plan: Callable[[Known], Counting | None]
     ) -> tuple[int, bool] | None:
-        newest, head, queue = known.newest_entry_id, known.head, self._queue
-        if (
-            newest is None
-            or head is None
-            or queue is None
-            or not head.checkpoint_entry_id <= head.summed_entry_id <= newest
-            or newest + 1 - head.summed_entry_id >= LOT
-            or self._pid != os.getpid()
-            or not self._lock.acquire(False)
-        ):
-            return None
         session = self._session
+        if session.policy is None or self._access != "rw":
+            return None
+        if self._unusual and self._is_unusual(asked):
+            return None
+        known = session.known
+        # Whether it will be refused decides how durable it is to be; to take it is the rule.
+        newest = known.next_entry_id
+        ahead = None if session.shared else plan(known)
+        if ahead is None and not session.shared and session.knows(asked):
+            return None
+        refusing = ahead is not None and ahead.refused is not None
+        if self._pid != os.getpid() or not self._lock.acquire(False):
+            self._claim()
         committing = False
         try:
-            if known is not session.known or not queue.enter_at_once():
-                return None
-            if identity_of(self._file) != self._identity or session.connection.in_transaction:
-                return None
-            full = refused is None and session.wants_full
+            self._enter()
+            session = self._session
+            if session.connection.in_transaction:
+                # A signal broke off the end of the one before.
+                session.roll_back()
+            full = session.wants_full and not refusing
             if full != self._synced_full:
                 self._sync(full=full)
             execute = session.execute
             execute("BEGIN IMMEDIATE")
+            if session.refresh() is not known or known.next_entry_id != newest or ahead is None:
+                # Nobody knew, or others have written since: another process, or a thread.
+                now_known = session.look_up(asked)
+                ahead = None if now_known is None else plan(now_known)
+                if ahead is None or (ahead.refused is not None) != refusing:
+                    execute("ROLLBACK")
+                    if session.shared and asked.user in session.known.users:
+                        self._note_unusual(asked)
+                    return None
+                known = session.known
+            user_id, resource_id, tier_id, amount, day_ms, refused = ahead
+            key = asked.key
+            entry_id = known.next_entry_id
             # Put back when it is known how this ends.
             session.known = _NOTHING
-            (version,) = execute("PRAGMA data_version").fetchone()
-            if version != known.version:
-                session.shared = True
-                execute("ROLLBACK")
-                return None
-            entry_id = newest + 1
             if refused is not None:
                 execute(REFUSE_COUNT, (resource_id, day_ms, user_id, amount))
                 execute(REFUSE_DEMAND, (*refused, amount))
-            elif key is None or execute(TAKE_KEY, (key, entry_id, at_ms)).rowcount:
+            elif key is None or execute(TAKE_KEY, (key, entry_id, asked.at_ms)).rowcount:
                 execute(TAKE_COUNT, (resource_id, day_ms, user_id, amount))
                 execute(
                     TAKE_ENTRY,
-                    (entry_id, at_ms, user_id, resource_id, tier_id, amount, day_ms),
+                    (entry_id, asked.at_ms, user_id, resource_id, tier_id, amount, day_ms),
                 )
                 place = (resource_id, day_ms, user_id)
                 used, granted = known.counts[place] or (0, 0)
                 # Before it is committed: should it fail, nothing of this is known any more.
                 known.counts[place] = (used + amount, granted)
-                known.newest_entry_id = entry_id
+                known.next_entry_id = entry_id + 1
+                head = known.head
+                if head is not None and entry_id - head.summed_entry_id >= LOT:
+                    known.head = session.sum_up(head)
             else:
                 same = execute(TAKEN_BEFORE, (key, user_id, resource_id, amount)).fetchone()
                 execute("ROLLBACK")
@@ -261,6 +265,7 @@ class SqliteEngine:
             session.known = known
             return entry_id, False
         except BaseException as failure:
+            session.known = Known()
             if session.connection.in_transaction:
                 session.roll_back()
             known_as = self._of_commit(failure) if committing else failure
@@ -270,8 +275,22 @@ class SqliteEngine:
             raise
         finally:
             # Also where a signal broke it off before it was known that the turn had come.
-            queue.leave()
+            if self._queue is not None:
+                self._queue.leave()
             self._lock.release()
+
+    def _is_unusual(self, asked: Asked) -> bool:
+        left = self._unusual.get(asked[:2], 0)
+        if left > 1:
+            self._unusual[asked[:2]] = left - 1
+        elif left:
+            del self._unusual[asked[:2]]
+        return left > 0
+
+    def _note_unusual(self, asked: Asked) -> None:
+        if len(self._unusual) >= DENIED_MAX:
+            self._unusual.clear()
+        self._unusual[asked[:2]] = UNUSUAL_TIMES
 
     # ---- in detail
 
@@ -399,7 +418,7 @@ class SqliteEngine:
     def _end(self, book: Book) -> None:
         """Commit what was stored, if anything was."""
         execute = self._session.execute
-        if not (book.counted or book.dirty):
+        if not book.dirty:
             if not book.relaxed:
                 # Nothing was written, so that what is known still holds.
                 execute("ROLLBACK")

@@ -201,7 +201,7 @@ class _Waiter:
         flock, queue = fcntl.flock, self._queue
         while True:
             self._asked.acquire()
-            if self._stopped:
+            if self._is_stopped():
                 return
             flock(queue, fcntl.LOCK_EX)
             with self._state:
@@ -210,9 +210,12 @@ class _Waiter:
                     self._got.release()
                 else:
                     flock(queue, fcntl.LOCK_UN)
-                if self._stopped:
+                if self._is_stopped():
                     os.close(queue)
                     return
+
+    def _is_stopped(self) -> bool:
+        return self._stopped
 
 
 def _bell(real: str) -> int | None:
