@@ -270,11 +270,17 @@ def test_a_read_without_locks_under_which_the_file_changed_is_not_believed(
 def modes(path: Path) -> set[tuple[int, int]]:
     """Mode and group of the ledger and of all that lies beside it while it is open."""
     with quotactl.connect(path) as q:
-        with q.engine.writing():
+        with (
+            q.engine.writing(),
+            quotactl.connect(path, timeout_s=0.01) as other,
+            # Who has to wait listens for a bell.
+            pytest.raises(quotactl.LedgerBusy),
+            other.engine.writing(),
+        ):
             pass
         files = [path, *path.parent.glob(path.name + "-*")]
         assert {file.name for file in files} >= {
-            path.name + suffix for suffix in ("", "-wal", "-shm", "-queue", "-turn")
+            path.name + suffix for suffix in ("", "-wal", "-shm", "-queue", "-turn", "-bell")
         }
         return {(stat.S_IMODE(file.stat().st_mode), file.stat().st_gid) for file in files}
 
