@@ -31,7 +31,6 @@ from unittest import mock
 
 import quotactl
 from quotactl.engines.sqlite import door
-from quotactl.engines.sqlite.book import Book
 from quotactl.engines.sqlite.door import SqliteEngine
 from quotactl.engines.sqlite.queue import Turnstile
 
@@ -54,16 +53,25 @@ class Act(NamedTuple):
 class Watched(SqliteEngine):
     """Notes when the turn came and when the commit began and ended."""
 
+    def watch(self) -> None:
+        """From now on."""
+        execute = self._session.execute
+
+        def watched(statement: str, *values: Any) -> Any:
+            if statement != "COMMIT":
+                return execute(statement, *values)
+            before = self.path.stat().st_mtime_ns
+            self.commit = time.monotonic()
+            done = execute(statement, *values)
+            self.committed = time.monotonic()
+            self.written_back = self.path.stat().st_mtime_ns != before
+            return done
+
+        self._session.execute = watched
+
     def _enter(self) -> None:
         super()._enter()
         self.turn = time.monotonic()
-
-    def _end(self, book: Book) -> None:
-        before = self.path.stat().st_mtime_ns
-        self.commit = time.monotonic()
-        super()._end(book)
-        self.committed = time.monotonic()
-        self.written_back = self.path.stat().st_mtime_ns != before
 
 
 def write(path: str, number: int, seconds: float) -> None:
@@ -71,6 +79,7 @@ def write(path: str, number: int, seconds: float) -> None:
     engine = Watched(Path(path), timeout_s=60)
     q = quotactl.Ledger(engine, clock=lambda: datetime.now(UTC), actor="writer")
     q.consume(user=f"u{number}", resource="image")
+    engine.watch()
     print("ready", flush=True)  # noqa: T201
     sys.stdin.readline()
     acts = []
@@ -96,6 +105,9 @@ class NoQueue(Turnstile):
 
     def enter(self, deadline: float) -> None:
         pass
+
+    def enter_at_once(self) -> bool:
+        return True
 
     def leave(self) -> None:
         pass
