@@ -1,8 +1,9 @@
 """Point 4: the same work by others, from Python, side by side with one client.
 
 A request for one unit of anybody's day limit, which is far away, goes to each in turn: the
-product, full and relaxed, with an idempotency key; `limits`, `throttled-py` and `pyrate-limiter`
-as their manuals have it; Redis and PostgreSQL by hand, with a counter and its guard, an entry
+product, full and relaxed, with an idempotency key where the peer takes one; `limits`,
+`throttled-py` and `pyrate-limiter` as their manuals have it; Redis and PostgreSQL by hand, with
+a counter and its guard, an entry
 and a unique key in one script or statement. Servers are started here, on loopback, in folders
 that go with them; what is not installed is skipped and said. The libraries come with the
 extra `bench`.
@@ -24,10 +25,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import Figure, Options, Subject, in_turn, progress, ratios, steps, thousands
+from bench import Figure, Options, Subject, Taken, in_turn, progress, ratios, steps, thousands
 from deciding import LIMIT, Product, name_of, new_key
 
 POINT = "4 peers"
+# Beside those that take no idempotency key, so that they do the same work.
+KEYLESS = "relaxed without a key"
 # Few, because pyrate-limiter has a bucket of its own, here a table, for each.
 USERS = 100
 DEADLINE_S = 30.0
@@ -90,7 +93,9 @@ def measure(options: Options) -> Iterator[Figure]:
         }
         count = options.few(5, 50)
         subjects: dict[str, Subject] = {
-            durability: product_requests(product, count) for durability, product in products.items()
+            "full": product_requests(products["full"], count, keyed=True),
+            "relaxed": product_requests(products["relaxed"], count, keyed=True),
+            KEYLESS: product_requests(products["relaxed"], count, keyed=False),
         }
         for peer in peers:
             if peer.request is not None:
@@ -100,27 +105,35 @@ def measure(options: Options) -> Iterator[Figure]:
         for product in products.values():
             product.q.close()
     for peer in peers:
-        what = f"{peer.beside}, to {peer.name}"
-        if peer.request is None:
-            yield Figure(POINT, what, None, bound=peer.bound, at_most=False, note=peer.why)
-            continue
-        speed = ratios(taken[peer.name], taken[peer.beside])
-        rates = (taken[name].per_second() for name in (peer.beside, peer.name))
-        yield Figure(
-            POINT,
-            what,
-            statistics.median(speed),
-            bound=peer.bound,
-            at_most=False,
-            beside=" to ".join(map(thousands, rates)),
-            note=f"the peer is without {peer.lacks}",
-            values=speed,
-        )
+        yield figure_of(peer, peer.beside, taken, bound=peer.bound)
+        if peer.beside == KEYLESS and peer.bound is not None:
+            # With a key it is more work than the peer's.
+            yield figure_of(peer, "relaxed", taken, bound=None)
 
 
-def product_requests(product: Product, count: int) -> Subject:
+def figure_of(peer: Peer, beside: str, taken: dict[str, Taken], *, bound: float | None) -> Figure:
+    what = f"{beside}, to {peer.name}"
+    if peer.request is None:
+        return Figure(POINT, what, None, bound=bound, at_most=False, note=peer.why)
+    speed = ratios(taken[peer.name], taken[beside])
+    rates = (taken[name].per_second() for name in (beside, peer.name))
+    return Figure(
+        POINT,
+        what,
+        statistics.median(speed),
+        bound=bound,
+        at_most=False,
+        beside=" to ".join(map(thousands, rates)),
+        note=f"the peer is without {peer.lacks}",
+        values=speed,
+    )
+
+
+def product_requests(product: Product, count: int, *, keyed: bool) -> Subject:
     anybody = random.Random(1).randrange
-    return lambda: steps(lambda: product.consume(name_of(anybody(USERS)), 1, new_key()), count)
+    return lambda: steps(
+        lambda: product.consume(name_of(anybody(USERS)), 1, new_key() if keyed else None), count
+    )
 
 
 def requests(request: Callable[[], object], count: int) -> Subject:
@@ -138,13 +151,13 @@ def redis_peers(stack: ExitStack, options: Options) -> Iterator[Peer]:
     """Libraries on Redis as most people run it, and scripts with and without its log."""
     counting = "durability, audit, idempotency; what it denies it writes too"
     plans: list[tuple[str, str, float | None, str]] = [
-        ("limits on Redis, TCP", "relaxed", 2.0, counting),
-        ("limits on Redis, unix socket", "relaxed", None, counting),
-        ("throttled-py on Redis, TCP", "relaxed", None, counting),
-        ("throttled-py on Redis, unix socket", "relaxed", None, counting),
+        ("limits on Redis, TCP", KEYLESS, 2.0, counting),
+        ("limits on Redis, unix socket", KEYLESS, None, counting),
+        ("throttled-py on Redis, TCP", KEYLESS, None, counting),
+        ("throttled-py on Redis, unix socket", KEYLESS, None, counting),
         ("bare Redis Lua, no AOF, TCP", "relaxed", None, "durability, audit"),
         ("bare Redis Lua, AOF always, TCP", "full", 1.4, "audit"),
-        ("pyrate-limiter on Redis, TCP", "relaxed", None, "durability, audit, idempotency"),
+        ("pyrate-limiter on Redis, TCP", KEYLESS, None, "durability, audit, idempotency"),
     ]
     server = shutil.which("redis-server")
     if server is None or not installed("redis"):
@@ -239,7 +252,7 @@ def pyrate_peers(_stack: ExitStack, options: Options) -> Iterator[Peer]:
     """On SQLite as it comes, and with the lock file that several processes need."""
     for name, beside, locked in (
         ("pyrate-limiter on SQLite", "full", False),
-        ("pyrate-limiter on SQLite, WAL and lock file", "relaxed", True),
+        ("pyrate-limiter on SQLite, WAL and lock file", KEYLESS, True),
     ):
         path = options.folder / f"pyrate-{locked}.db"
         lacks = "audit, idempotency" if not locked else "durability, audit, idempotency"
