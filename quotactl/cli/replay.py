@@ -137,7 +137,7 @@ def _whole_or_not_at_all(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for suffix in ("", "-wal", "-shm", "-queue", "-turn", "-bell"):
+        for suffix in ("", "-wal", "-shm", "-queue", "-turn"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         raise
 

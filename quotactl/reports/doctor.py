@@ -111,7 +111,7 @@ def _file(path: Path) -> Iterator[Checked]:
     status = path.stat()
     mode = stat.S_IMODE(status.st_mode)
     what = f"mode {mode:04o}, owner {_user(status.st_uid)}"
-    beside = [path.with_name(path.name + s) for s in ("-wal", "-shm", "-queue", "-turn", "-bell")]
+    beside = [path.with_name(path.name + s) for s in ("-wal", "-shm", "-queue", "-turn")]
     open_to_all = [
         file for file in (path, *beside) if file.exists() and file.stat().st_mode & stat.S_IRWXO
     ]

@@ -273,14 +273,13 @@ def modes(path: Path) -> set[tuple[int, int]]:
         with (
             q.engine.writing(),
             quotactl.connect(path, timeout_s=0.01) as other,
-            # Who has to wait listens for a bell.
             pytest.raises(quotactl.LedgerBusy),
             other.engine.writing(),
         ):
             pass
         files = [path, *path.parent.glob(path.name + "-*")]
         assert {file.name for file in files} >= {
-            path.name + suffix for suffix in ("", "-wal", "-shm", "-queue", "-turn", "-bell")
+            path.name + suffix for suffix in ("", "-wal", "-shm", "-queue", "-turn")
         }
         return {(stat.S_IMODE(file.stat().st_mode), file.stat().st_gid) for file in files}
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 from quotactl.engines.schema import APPLICATION_ID, SCHEMA_VERSION
 from quotactl.engines.sqlite.book import (
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from quotactl.ledger.loaded import Asked, Counting
 
 Begun = TypeVar("Begun")
+Answer = TypeVar("Answer")
 
 TIMEOUT_S = 5.0
 CLOSING_TIMEOUT_S = 0.25
@@ -74,6 +75,29 @@ _MODES: dict[Access, str] = {"rw": "?mode=rw", "ro": "?mode=ro", "frozen": "?mod
 
 
 _NOTHING = Known()
+
+
+class _Job(Generic[Answer]):
+    """A call for another thread to make, and what came of it."""
+
+    __slots__ = ("_answer", "_arguments", "_call", "_failure")
+
+    def __init__(self, call: Callable[..., Answer], *arguments: Any) -> None:
+        self._call = call
+        self._arguments = arguments
+        self._answer: list[Answer] = []
+        self._failure: BaseException | None = None
+
+    def __call__(self) -> None:
+        try:
+            self._answer.append(self._call(*self._arguments))
+        except BaseException as failure:  # noqa: BLE001 - it is raised where it was asked for
+            self._failure = failure
+
+    def answer(self) -> Answer:
+        if self._failure is not None:
+            raise self._failure
+        return self._answer[0]
 
 
 class State(NamedTuple):
@@ -208,16 +232,50 @@ class SqliteEngine:
         ahead = None if session.shared else plan(known)
         if ahead is None and not session.shared and session.knows(asked):
             return None
-        refusing = ahead is not None and ahead.refused is not None
         if self._pid != os.getpid() or not self._lock.acquire(False):
             self._claim()
+        try:
+            queue = self._queue
+            if queue is None:
+                queue = self._queue = self._turnstile()
+            try:
+                if queue.enter_at_once():
+                    return self._count(asked, plan, known, newest, ahead)
+            finally:
+                # Also where a signal broke it off before it was known that the turn had come.
+                queue.leave()
+            job = _Job(self._count, asked, plan, known, newest, ahead)
+            try:
+                queue.run(job, time.monotonic() + self._timeout_s)
+            except BaseException:
+                # Broken off when it was under way: what it knows may be counted or not.
+                self._session.known = Known()
+                raise
+            return job.answer()
+        except Exception as failure:
+            self._tell(failure)
+            raise
+        finally:
+            self._lock.release()
+
+    def _count(
+        self,
+        asked: Asked,
+        plan: Callable[[Known], Counting | None],
+        known: Known,
+        newest: int,
+        ahead: Counting | None,
+    ) -> tuple[int, bool] | None:
+        """The same, in turn; `ahead` is what was planned by what was known until `newest`."""
+        session = self._session
+        if identity_of(self._file) != self._identity or self._access != "rw":
+            return None
         committing = False
         try:
-            self._enter()
-            session = self._session
             if session.connection.in_transaction:
                 # A signal broke off the end of the one before.
                 session.roll_back()
+            refusing = ahead is not None and ahead.refused is not None
             full = session.wants_full and not refusing
             if full != self._synced_full:
                 self._sync(full=full)
@@ -271,13 +329,7 @@ class SqliteEngine:
             known_as = self._of_commit(failure) if committing else failure
             if known_as is not failure:
                 raise known_as from failure
-            self._tell(failure)
             raise
-        finally:
-            # Also where a signal broke it off before it was known that the turn had come.
-            if self._queue is not None:
-                self._queue.leave()
-            self._lock.release()
 
     def _is_unusual(self, asked: Asked) -> bool:
         left = self._unusual.get(asked[:2], 0)

@@ -7,11 +7,10 @@ on, does its work and gives back the second: at most one process competes for
 the ledger, and nobody who has just written gets in before it.
 
 The kernel frees both locks of a process that dies. One that is stopped keeps
-them, so every wait has a deadline. `flock` has none, so for the first lock a
-thread waits in the kernel's own queue, and who asked waits for the thread. That
-is while others have their turns. For the second only one process waits: it
-tries, and between tries listens for the bell, a FIFO that whoever gives back the
-turn rings. A bell that is not heard costs a millisecond or some.
+them, so every wait has a deadline. `flock` has none, and polling wastes both
+time and fairness: a thread waits in the kernel's own queue, and who asked
+waits for the thread. What can be done by the thread, it does itself as soon as
+the turn has come (`run`): to wake another one first would be a part of each turn.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import os
 import stat
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,9 +28,6 @@ from quotactl.errors import LedgerBusy
 
 _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
 _TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
-# How often who has met others rings on leaving, whether anybody is there or not.
-RINGS = 16
-PAUSE_MS_MAX = 4.0
 # A turn that takes longer than this to come was waited for.
 _AT_ONCE_S = 0.000_3
 
@@ -42,7 +39,7 @@ class Turnstile:
         """Open the lock files; OSError if that can't be, or they are not there to be found."""
         self._ledger = ledger
         # Beside the file itself: by way of a link it is the same queue.
-        self._real = real = os.path.realpath(ledger)
+        real = os.path.realpath(ledger)
         self._queue = _open(real + "-queue", real, create=create)
         try:
             self._turn = _open(real + "-turn", real, create=create)
@@ -50,40 +47,21 @@ class Turnstile:
             os.close(self._queue)
             raise
         self._waiter: _Waiter | None = None
-        self._bell: int | None = None
         self._contended = False
-        # How often to ring yet: there are others, or were.
-        self._rings = 0
 
     def enter(self, deadline: float) -> None:
         """Wait for the turn until `deadline` (`time.monotonic()`); else LedgerBusy."""
         # Whoever met others last time lines up without trying: a quick try would get in
         # before those who wait, and with it the fairness would be gone.
-        if self.enter_at_once():
-            return
-        if self._waiter is None:
-            self._bell = _bell(self._real)
-            self._waiter = _Waiter(self._queue)
-        # Also for the next time, if this one is given up: the thread stays in line,
-        # on the very file that a quick try would lock.
-        self._contended = True
-        self._rings = RINGS
-        # Who was woken by the last unlock must get to run, or whoever runs already is first
-        # in line again: measured with 8 writers, one was passed 140 times.
-        _yield()
-        began = time.monotonic()
-        came = False
-        if self._waiter.wait(deadline - began):
-            try:
-                came = self._wait_for_turn(deadline)
-            finally:
-                fcntl.flock(self._queue, fcntl.LOCK_UN)
-        if not came:
-            raise LedgerBusy(
-                f"{self._ledger.name} is busy: other writers held it all the time",
-                hint="safe to try again",
-            )
-        self._contended = time.monotonic() - began > _AT_ONCE_S
+        if not self.enter_at_once():
+            self._line_up(None, deadline)
+
+    def run(self, job: Callable[[], None], deadline: float) -> None:
+        """Have a job done in the turn and the turn given back, by another thread.
+
+        It is not begun after `deadline`: LedgerBusy. What it raises is its own to keep.
+        """
+        self._line_up(job, deadline)
 
     def enter_at_once(self) -> bool:
         """Take the turn if nobody else has it or waits for it."""
@@ -103,135 +81,139 @@ class Turnstile:
         return True
 
     def leave(self) -> None:
-        """Give back the turn."""
-        fcntl.flock(self._turn, fcntl.LOCK_UN)
-        if self._rings:
-            self._rings -= 1
-            if self._bell is not None:
-                # Full of rings that nobody listened for: who comes next will hear those.
-                with suppress(BlockingIOError):
-                    os.write(self._bell, b".")
+        """Give back the turn, if it has come."""
+        # A thread that is still in line may have got it just now, for whoever asks next.
+        if self._waiter is None or not self._waiter.in_line:
+            fcntl.flock(self._turn, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the lock files, and with them give back the turn."""
-        in_line = self._waiter is not None and self._waiter.stop()
-        if not in_line:
-            # Else it closes this one when its turn has come.
-            os.close(self._queue)
+        if self._waiter is not None and self._waiter.stop():
+            # Still in line: it closes the files when its turn has come.
+            return
+        os.close(self._queue)
         os.close(self._turn)
-        if self._bell is not None:
-            os.close(self._bell)
 
-    def _wait_for_turn(self, deadline: float) -> bool:
-        """First in line, wait for the one whose turn it is."""
-        import select
-
-        listen = select.poll()
-        if self._bell is not None:
-            listen.register(self._bell, select.POLLIN)
-        pause_ms = 1.0
-        while True:
-            if self._bell is not None:
-                # Before the try, not after it: what rings from now on is for this one.
-                with suppress(BlockingIOError):
-                    os.read(self._bell, 4096)
-            try:
-                fcntl.flock(self._turn, _TRY)
-            except BlockingIOError:
-                left_ms = 1000 * (deadline - time.monotonic())
-                if left_ms <= 0:
-                    return False
-                listen.poll(min(pause_ms, left_ms))
-                pause_ms = min(2 * pause_ms, PAUSE_MS_MAX)
-            else:
-                return True
+    def _line_up(self, job: Callable[[], None] | None, deadline: float) -> None:
+        if self._waiter is None:
+            self._waiter = _Waiter(self._queue, self._turn)
+        # Also for the next time, if this one is given up: the thread stays in line,
+        # on the very files that a quick try would lock.
+        self._contended = True
+        # Who was woken by the last unlock must get to run, or whoever runs already is first
+        # in line again: measured with 8 writers, one was passed 140 times.
+        _yield()
+        began = time.monotonic()
+        waited_s = self._waiter.wait(job, deadline - began)
+        if waited_s is None:
+            raise LedgerBusy(
+                f"{self._ledger.name} is busy: other writers held it all the time",
+                hint="safe to try again",
+            )
+        self._contended = waited_s > _AT_ONCE_S
 
 
 class _Waiter:
     """A thread that lines up on behalf of another, which can give up waiting."""
 
-    def __init__(self, queue: int) -> None:
+    def __init__(self, queue: int, turn: int) -> None:
         self._queue = queue
-        # Both locks are held but for a moment, and let go of by the other thread: plain locks,
-        # as what `threading` makes of them takes as long as a whole turn.
+        self._turn = turn
+        # Both are let go of by the other thread: plain locks, as what `threading` makes of
+        # them takes a good part of a turn.
         self._asked = threading.Lock()
         self._asked.acquire()
         self._got = threading.Lock()
         self._got.acquire()
+        # Guards the rest.
         self._state = threading.Lock()
-        self._in_line = False
+        self._job: Callable[[], None] | None = None
+        self.in_line = False
         self._wanted = False
+        self._running = False
         self._stopped = False
+        self._came_at = 0.0
         threading.Thread(target=self._run, name="quotactl-queue", daemon=True).start()
 
-    def wait(self, timeout_s: float) -> bool:
-        """Line up, or stay in line where an earlier wait was given up; True when first in it."""
+    def wait(self, job: Callable[[], None] | None, timeout_s: float) -> float | None:
+        """Line up, or stay in line where an earlier wait was given up.
+
+        Returns the seconds until the turn came: without a job it is the caller's now, with one
+        that is done and the turn given back. None where it did not come in time.
+        """
+        began = time.monotonic()
         with self._state:
+            self._job = job
             self._wanted = True
-            if not self._in_line:
-                self._in_line = True
+            if not self.in_line:
+                self.in_line = True
                 self._asked.release()
         try:
-            if self._got.acquire(timeout=max(timeout_s, 0)):
-                return True
+            got = self._got.acquire(timeout=max(timeout_s, 0))
         except BaseException:
-            # A signal's handler broke the wait off: nobody would hand the lock on.
-            with self._state:
-                self._wanted = False
-                if self._got.acquire(blocking=False):
-                    fcntl.flock(self._queue, fcntl.LOCK_UN)
+            # A signal's handler broke the wait off: nobody would give back the turn.
+            if self._give_up() and job is None:
+                fcntl.flock(self._turn, fcntl.LOCK_UN)
             raise
-        with self._state:
-            # It may have come at the last moment.
-            if self._got.acquire(blocking=False):
-                return True
-            self._wanted = False
-            return False
+        # It may have come at the last moment.
+        if got or self._give_up():
+            return self._came_at - began
+        return None
 
     def stop(self) -> bool:
-        """End the thread; True if it is in line and will close the file itself."""
+        """End the thread; True if it is in line and will close the files itself."""
         with self._state:
             self._stopped = True
             self._wanted = False
-            if not self._in_line:
+            if not self.in_line:
                 self._asked.release()
-            return self._in_line
+            return self.in_line
+
+    def _give_up(self) -> bool:
+        """Want the turn no more; True if it has come all the same, and the job is done."""
+        with self._state:
+            self._wanted = False
+            running = self._running
+        while running:
+            # Not to be broken off: the job has others' things in its hands, but not for long.
+            with suppress(BaseException):
+                return self._got.acquire()
+        return self._got.acquire(blocking=False)
 
     def _run(self) -> None:
-        flock, queue = fcntl.flock, self._queue
+        flock, turn = fcntl.flock, self._turn
         while True:
             self._asked.acquire()
             if self._is_stopped():
                 return
-            flock(queue, fcntl.LOCK_EX)
+            flock(self._queue, fcntl.LOCK_EX)
+            flock(turn, fcntl.LOCK_EX)
+            flock(self._queue, fcntl.LOCK_UN)
+            self._came_at = time.monotonic()
             with self._state:
-                self._in_line = False
-                if self._wanted:
-                    self._got.release()
-                else:
-                    flock(queue, fcntl.LOCK_UN)
-                if self._is_stopped():
-                    os.close(queue)
-                    return
+                self.in_line = False
+                job = self._job if self._wanted else None
+                self._running = job is not None
+                if job is None:
+                    if self._wanted:
+                        self._got.release()
+                    else:
+                        flock(turn, fcntl.LOCK_UN)
+                    if self._is_stopped():
+                        os.close(self._queue)
+                        os.close(turn)
+                        return
+            if job is not None:
+                try:
+                    job()
+                finally:
+                    flock(turn, fcntl.LOCK_UN)
+                    with self._state:
+                        self._running = False
+                        self._got.release()
 
     def _is_stopped(self) -> bool:
         return self._stopped
-
-
-def _bell(real: str) -> int | None:
-    """The FIFO beside a ledger; None where there can't be one."""
-    name = real + "-bell"
-    try:
-        with suppress(FileExistsError):
-            os.mkfifo(name, 0o600)
-        bell = os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    if not stat.S_ISFIFO(os.fstat(bell).st_mode):
-        os.close(bell)
-        return None
-    _share(bell, real)
-    return bell
 
 
 def _open(name: str, ledger: str, *, create: bool) -> int:
