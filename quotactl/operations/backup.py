@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from quotactl.engines.opening import ledger_path, open_engine
 from quotactl.engines.schema import SCHEMA_VERSION
 from quotactl.engines.sqlite import backup as files
-from quotactl.engines.sqlite.door import unusable
+from quotactl.engines.sqlite.failures import unusable
 from quotactl.engines.sqlite.whole import publish, workspace
 from quotactl.errors import Conflict, InvalidInput, LedgerCorrupt, NotFound, QuotaError
 from quotactl.frozen import frozen

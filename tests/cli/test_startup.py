@@ -36,7 +36,8 @@ FRAME = names(
 LEDGER = names(
     """
     api cli.outcome engines engines.opening engines.schema engines.sqlite engines.sqlite.book
-    engines.sqlite.door engines.sqlite.queries engines.sqlite.queue engines.sqlite.recorded
+    engines.sqlite.door engines.sqlite.failures engines.sqlite.queries engines.sqlite.queue
+    engines.sqlite.recorded engines.sqlite.session
     ledger ledger.entries ledger.loaded ledger.values operations operations.acts
     operations.announced operations.batch operations.consume operations.corrections
     operations.reserve operations.routine operations.workspace policy policy.burndown

@@ -20,7 +20,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import quotactl
-from quotactl.engines.sqlite.book import Session
+from quotactl.engines.sqlite.session import Session
 
 LONG = int(os.environ.get("QUOTACTL_LONG", "0"))
 START = datetime(2025, 3, 27, 21, 30, tzinfo=UTC)

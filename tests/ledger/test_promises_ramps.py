@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quotactl import Conflict, InvalidInput
-from quotactl.engines.sqlite.book import Session
+from quotactl.engines.sqlite.session import Session
 
 # Of a session: nothing here waits for the disk.
 NEVER = property(lambda _: False, lambda *_: None)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quotactl import Conflict, Decision, InvalidInput, NotFound, Request
-from quotactl.engines.sqlite.book import Session
+from quotactl.engines.sqlite.session import Session
 from quotactl.operations.administer import set_capacity
 from quotactl.operations.batch import Batch
 from quotactl.operations.emergency import Emergency, Timing, put_on

@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 
 import quotactl
 from quotactl import ClockBehind
-from quotactl.engines.sqlite.book import Session
 from quotactl.engines.sqlite.door import SqliteEngine
+from quotactl.engines.sqlite.session import Session
 from quotactl.policy.window import HOUR_MS, MONTH, calendar_of, to_ms
 from quotactl.reports.usage import usage
 

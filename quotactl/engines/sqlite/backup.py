@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quotactl.engines.schema import apply_migrations
-from quotactl.engines.sqlite.book import Book, Session
+from quotactl.engines.sqlite.book import Book
 from quotactl.engines.sqlite.checks import Look
 from quotactl.engines.sqlite.door import (
     access_of,
     check_schema,
     schema_version,
     state_of,
-    translated,
-    written_meanwhile,
 )
+from quotactl.engines.sqlite.failures import translated, written_meanwhile
 from quotactl.engines.sqlite.queue import Turnstile
+from quotactl.engines.sqlite.session import Session
 from quotactl.engines.sqlite.whole import BESIDE, has_wal, sync
 from quotactl.errors import LedgerBusy, NotFound, QuotaError
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from quotactl.engines.schema import apply_migrations
 from quotactl.engines.sqlite.backup import mend
-from quotactl.engines.sqlite.book import Book, Session
-from quotactl.engines.sqlite.door import PAGE_SIZE, translated, unusable
+from quotactl.engines.sqlite.book import Book
+from quotactl.engines.sqlite.door import PAGE_SIZE
+from quotactl.engines.sqlite.failures import translated, unusable
+from quotactl.engines.sqlite.session import Session
 from quotactl.engines.sqlite.whole import publish, remove_left_over, workspace
 from quotactl.errors import Conflict, NotFound
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from quotactl.engines import schema
 from quotactl.engines.sqlite.backup import back_up
-from quotactl.engines.sqlite.door import SqliteEngine, schema_version, unusable
+from quotactl.engines.sqlite.door import SqliteEngine, schema_version
+from quotactl.engines.sqlite.failures import unusable
 from quotactl.engines.sqlite.whole import publish, workspace
 from quotactl.errors import SchemaMismatch
 
