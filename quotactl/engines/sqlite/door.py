@@ -58,6 +58,8 @@ CLOSING_TIMEOUT_S = 0.25
 # commits from 19 ms to 1 ms.
 WAL_PAGES = 4000
 PAGE_SIZE = 2048
+# At most: what leads to the rows of ten million users is some 10 MB.
+CACHE_KIB = 16 * 1024
 DENIED_MAX = 10_000
 UNUSUAL_TIMES = 16
 # The first with STRICT tables.
@@ -798,6 +800,7 @@ def _connect(path: Path, timeout_s: float, access: Access, *, shown: Path) -> sq
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         except BaseException:
             connection.close()
             raise
