@@ -14,6 +14,7 @@ from quotactl.policy.window import HOUR_MS, from_ms
 
 if TYPE_CHECKING:
     from quotactl.ledger.engine import Engine
+    from quotactl.ledger.entries import DemandKey
 
 BOOKED_KINDS = ("tier", "throttle", "enforcement")
 """The kinds of rules that demand names by id: those of single users would make as many rows
@@ -148,7 +149,11 @@ def check_at_once(engine: Engine, request: Request, now_ms: int) -> Decision | N
     if asked is None:
         return None
     at_once = _AtOnce(request, now_ms)
-    return at_once.answer(None) if engine.stands(at_once.plan) else None
+    if not engine.stands(at_once.plan):
+        return None
+    if at_once.refused is not None:
+        return at_once.routine.refused(request, at_once.used, now_ms)
+    return at_once.routine.allowed(request, at_once.used, None)
 
 
 def consume_at_once(engine: Engine, request: Request, asked: Asked, now_ms: int) -> Decision | None:
@@ -158,15 +163,25 @@ def consume_at_once(engine: Engine, request: Request, asked: Asked, now_ms: int)
         return None
     at_once = _AtOnce(request, now_ms)
     counted = engine.count(asked, at_once.plan)
-    return None if counted is None else at_once.answer(*counted)
+    if counted is None:
+        return None
+    entry_id, before = counted
+    routine, used = at_once.routine, at_once.used
+    if at_once.refused is not None:
+        return routine.refused(request, used, now_ms)
+    return routine.allowed(
+        request, used if before else used + request.amount, entry_id, replayed=before
+    )
 
 
 class _AtOnce:
-    """One request that may be a matter of routine."""
+    """One request that may be a matter of routine; what was planned last."""
 
-    __slots__ = ("_now_ms", "_refused", "_request", "_routine", "_used")
+    __slots__ = ("_now_ms", "_request", "refused", "routine", "used")
 
-    _routine: TierRoutine
+    routine: TierRoutine
+    used: int
+    refused: DemandKey | None
 
     def __init__(self, request: Request, now_ms: int) -> None:
         self._request = request
@@ -209,14 +224,5 @@ class _AtOnce:
             refused = routine.refused_key
         elif not routine.by_tier:
             return None
-        self._routine, self._used, self._refused = routine, used, refused
+        self.routine, self.used, self.refused = routine, used, refused
         return _tuple(Counting, (user_id, resource_id, routine.tier_id, amount, day_ms, refused))
-
-    def answer(self, entry_id: int | None, before: bool = False) -> Decision:
-        """What is said when it was counted so, or before; or only asked, without an entry."""
-        request, used = self._request, self._used
-        if self._refused is not None:
-            return self._routine.refused(request, used, self._now_ms)
-        if entry_id is not None and not before:
-            used += request.amount
-        return self._routine.allowed(request, used, entry_id, replayed=before)

@@ -31,8 +31,9 @@ from deciding import LIMIT, Product, name_of, new_key
 POINT = "4 peers"
 # Beside those that take no idempotency key, so that they do the same work.
 KEYLESS = "relaxed without a key"
-# Few, because pyrate-limiter has a bucket of its own, here a table, for each.
-USERS = 100
+USERS = 1000
+# Fewer, because it has a bucket of its own, here a table, for each.
+PYRATE_USERS = 100
 DEADLINE_S = 30.0
 
 REDIS_TAKE = """
@@ -282,12 +283,12 @@ def pyrate_request(make: Callable[[Any, Any, int], Any]) -> Callable[[], object]
     # Without the thread that clears up old items: there are none.
     factories = [
         module.SingleBucketFactory(make(module, rates, user), schedule_leak=False)
-        for user in range(USERS)
+        for user in range(PYRATE_USERS)
     ]
     limiters = [module.Limiter(factory) for factory in factories]
     anybody = random.Random(1).randrange
     # Never waits, as the limit is far away; told not to, it stumbles over its own lock file.
-    return lambda: limiters[anybody(USERS)].try_acquire("image")
+    return lambda: limiters[anybody(PYRATE_USERS)].try_acquire("image")
 
 
 # ---- PostgreSQL

@@ -264,7 +264,11 @@ class SqliteEngine:
     ) -> tuple[int, bool] | None:
         """The same, in turn; `ahead` is what was planned by what was known until `newest`."""
         session = self._session
-        if identity_of(self._file) != self._identity or self._access != "rw":
+        try:
+            status = os.stat(self._file)  # noqa: PTH116 - as `identity_of` does it
+        except OSError:
+            return None
+        if (status.st_dev, status.st_ino) != self._identity or self._access != "rw":
             return None
         committing = False
         try:
