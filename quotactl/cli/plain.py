@@ -58,8 +58,6 @@ def understood(words: Sequence[str], table: Mapping[str, Entry]) -> Plain | None
     parameters = parameters_of(found)
     if not (reader.read_all(parameters) and reader.put_in_places(parameters)):
         return None
-    if reader.everywhere.get("format", "json") not in OUTPUTS:
-        return None
     return Plain(found, reader.arguments, reader.everywhere)
 
 
@@ -145,6 +143,8 @@ class _Reader:
         else:
             return False
         if named.parameter is None:
+            if named.name == "format" and found not in OUTPUTS:
+                return False  # also where another option says otherwise after it
             self.everywhere[named.name] = found
             return True
         return self._give(named.parameter, found)

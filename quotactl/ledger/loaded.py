@@ -77,11 +77,14 @@ class Known:
     here outlives the transaction.
     """
 
-    __slots__ = ("counts", "head", "next_entry_id", "policy", "users", "version")
+    __slots__ = ("counts", "head", "next_entry_id", "open_from_ms", "policy", "users", "version")
 
     def __init__(self, version: int | None = None) -> None:
         self.version = version
         self.head: Head | None = None
+        # From when on requests are a matter of routine: not in days that are closed, nor from
+        # before the ledger was opened.
+        self.open_from_ms = 0
         self.policy: Policy | None = None
         # 0 where it was not looked up.
         self.next_entry_id = 0
@@ -89,6 +92,11 @@ class Known:
         self.users: dict[str, UserRow | None] = {}
         # By (resource id, day's start, user id).
         self.counts: dict[tuple[int, int, int], tuple[int, int] | None] = {}
+
+    def see(self, head: Head) -> None:
+        """Know the ledger's row about itself."""
+        self.head = head
+        self.open_from_ms = max(head.opened_at_ms, head.closed_until_ms or head.opened_at_ms)
 
 
 class StoredAccount(NamedTuple):

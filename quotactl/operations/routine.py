@@ -91,17 +91,22 @@ class TierRoutine:
     ) -> Decision:
         """The answer to a request that it allows, or once allowed; `used` as it is shown."""
         limit = self._limit
-        fields = self._allowed.copy()
-        fields["user"] = request.user
-        fields["resource"] = request.resource
-        fields["amount"] = request.amount
-        fields["used"] = used
-        fields["remaining"] = None if limit is None else max(0, limit - used)
-        fields["entry_id"] = entry_id
-        fields["replayed"] = replayed
         # As `made` makes it.
         decision = _new(Decision)
-        _set(decision, "__dict__", fields)
+        _set(
+            decision,
+            "__dict__",
+            {
+                **self._allowed,
+                "user": request.user,
+                "resource": request.resource,
+                "amount": request.amount,
+                "used": used,
+                "remaining": None if limit is None else max(0, limit - used),
+                "entry_id": entry_id,
+                "replayed": replayed,
+            },
+        )
         return decision
 
     def refused(self, request: Request, used: int, now_ms: int) -> Decision:
@@ -134,7 +139,7 @@ def asked_by(request: object, now_ms: int) -> Asked | None:
     key: object = request.idempotency_key
     if not (isinstance(user, str) and user.isprintable() and isinstance(resource, str)):
         return None
-    if key is not None and not (isinstance(key, str) and key.isprintable()):
+    if key is not None and not plainly_an_id(key):
         key = None
     return _tuple(Asked, (user, resource, key, now_ms))
 
@@ -158,9 +163,8 @@ def check_at_once(engine: Engine, request: Request, now_ms: int) -> Decision | N
 
 def consume_at_once(engine: Engine, request: Request, asked: Asked, now_ms: int) -> Decision | None:
     """Decide a request by what is known, and count it."""
-    key = request.idempotency_key
-    if key is not None and not plainly_an_id(key):
-        return None
+    if asked.key is not request.idempotency_key:
+        return None  # not plainly one
     at_once = _AtOnce(request, now_ms)
     counted = engine.count(asked, at_once.plan)
     if counted is None:
@@ -190,8 +194,8 @@ class _AtOnce:
     def plan(self, known: Known) -> Counting | None:
         """Decide it by what is known, if that is enough."""
         request, now_ms = self._request, self._now_ms
-        policy, head = known.policy, known.head
-        if policy is None or head is None:
+        policy = known.policy
+        if policy is None:
             return None
         user = known.users.get(request.user)
         resource = policy.resources_by_name.get(request.resource)
@@ -200,14 +204,12 @@ class _AtOnce:
         user_id, tier_id, protected, has_own = user
         resource_id = resource.id
         routine = policy.resolved.get(("routine", resource_id, tier_id, protected))
-        closed_until_ms = head.closed_until_ms
         amount = request.amount
         if (
             has_own
             or routine is None
             or not routine.from_ms <= now_ms < routine.until_ms
-            or now_ms < head.opened_at_ms
-            or (closed_until_ms is not None and now_ms < closed_until_ms)
+            or now_ms < known.open_from_ms
             or type(amount) is not int
             or not 0 < amount <= AMOUNT_MAX
         ):

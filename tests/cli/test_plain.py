@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import typer
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from quotactl.cli.app import Root
@@ -76,6 +76,7 @@ def told_by_typer(path: tuple[str, ...], rest: list[str]) -> tuple[dict[str, Any
         return dict(context.params), [getattr(this, name) for name in ATTRIBUTES]
 
 
+@example((("audit", "show"), ["ada", "-o", "ada", "--json"]))
 @given(command_lines())
 def test_what_is_plain_means_the_same_to_typer(line: tuple[tuple[str, ...], list[str]]) -> None:
     path, rest = line

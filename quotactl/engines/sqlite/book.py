@@ -97,7 +97,7 @@ class Book(Queries):
         self._session = session
         self._relaxed: Changes | None = None
         self._keys: dict[str, int | None] = {}
-        known, policy = session.refresh(), session.policy
+        known, policy = session.refresh(session.version()), session.policy
         resource = None
         if asked is not None and policy is not None:
             resource = policy.resources_by_name.get(asked.resource)
@@ -125,7 +125,8 @@ class Book(Queries):
             keep(known, head, asked.user, resource.id, day_ms, row)
             if asked.key is not None:
                 self._keys[asked.key] = row[HEAD_LENGTH + 1]
-        known.head, known.policy = head, policy
+        known.see(head)
+        known.policy = policy
         self.head: Head = head
         self.policy: Policy = policy
 

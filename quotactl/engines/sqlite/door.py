@@ -281,8 +281,15 @@ class SqliteEngine:
                 self._sync(full=full)
             execute = session.execute
             execute("BEGIN IMMEDIATE")
-            if session.refresh() is not known or known.next_entry_id != newest or ahead is None:
+            (version,) = execute("PRAGMA data_version").fetchone()
+            if (
+                version != known.version
+                or session.known is not known
+                or known.next_entry_id != newest
+                or ahead is None
+            ):
                 # Nobody knew, or others have written since: another process, or a thread.
+                session.refresh(version)
                 now_known = session.look_up(asked)
                 ahead = None if now_known is None else plan(now_known)
                 if ahead is None or (ahead.refused is not None) != refusing:
@@ -291,6 +298,8 @@ class SqliteEngine:
                         self._note_unusual(asked)
                     return None
                 known = session.known
+            else:
+                session.shared = False
             user_id, resource_id, tier_id, amount, day_ms, refused = ahead
             key = asked.key
             entry_id = known.next_entry_id

@@ -92,9 +92,13 @@ class Session:
         # Whether another connection had written when last looked: then one does so often.
         self.shared = False
 
-    def refresh(self) -> Known:
-        """What is known and still stands, in a transaction that has begun or for a glance."""
+    def version(self) -> int:
+        """The version of what is seen, in a transaction that has begun or for a glance."""
         (version,) = self.execute("PRAGMA data_version").fetchone()
+        return int(version)
+
+    def refresh(self, version: int) -> Known:
+        """What is known and still stands in this version."""
         known = self.known
         if version == known.version and len(known.users) <= KNOWN_MAX:
             self.shared = False
@@ -161,7 +165,7 @@ def keep(
 ) -> None:
     """Know what a glance has found."""
     newest, _, user_id, tier_id, protected, has_own, used, granted = row[HEAD_LENGTH:]
-    known.head = head
+    known.see(head)
     known.next_entry_id = max(newest, head.checkpoint_entry_id) + 1
     if user_id is None:
         known.users[name] = None
