@@ -125,3 +125,26 @@ def test_what_is_under_way_at_the_deadline_is_done(
     one.run(job, soon(SHORT_S))
     assert ended == ["job"]
     assert is_free(ledger)
+
+
+def test_who_closes_while_a_job_is_done_leaves_its_files_to_it(
+    ledger: Path, both: tuple[Turnstile, Turnstile]
+) -> None:
+    _, other = both
+    one = Turnstile(ledger)
+    under_way, go_on = threading.Event(), threading.Event()
+    seen: list[bool] = []
+
+    def job() -> None:
+        under_way.set()
+        go_on.wait(LONG_S)
+        seen.append(is_free(ledger))
+
+    asking = threading.Thread(target=one.run, args=(job, soon()))
+    asking.start()
+    assert under_way.wait(LONG_S)
+    one.close()
+    go_on.set()
+    asking.join(LONG_S)
+    assert seen == [False]
+    other.enter(soon())

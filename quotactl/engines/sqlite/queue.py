@@ -89,7 +89,7 @@ class Turnstile:
     def close(self) -> None:
         """Close the lock files, and with them give back the turn."""
         if self._waiter is not None and self._waiter.stop():
-            # Still in line: it closes the files when its turn has come.
+            # It closes the files when its turn has come, or is over.
             return
         os.close(self._queue)
         os.close(self._turn)
@@ -161,13 +161,14 @@ class _Waiter:
         return None
 
     def stop(self) -> bool:
-        """End the thread; True if it is in line and will close the files itself."""
+        """End the thread; True if it is in line or at work, and will close the files itself."""
         with self._state:
             self._stopped = True
             self._wanted = False
-            if not self.in_line:
+            busy = self.in_line or self._running
+            if not busy:
                 self._asked.release()
-            return self.in_line
+            return busy
 
     def _give_up(self) -> bool:
         """Want the turn no more; True if it has come all the same, and the job is done."""
@@ -199,10 +200,8 @@ class _Waiter:
                         self._got.release()
                     else:
                         flock(turn, fcntl.LOCK_UN)
-                    if self._is_stopped():
-                        os.close(self._queue)
-                        os.close(turn)
-                        return
+                # While nobody else can: whoever stops it later closes the files.
+                ends = job is None and self._is_stopped()
             if job is not None:
                 try:
                     job()
@@ -211,6 +210,11 @@ class _Waiter:
                     with self._state:
                         self._running = False
                         self._got.release()
+                        ends = self._is_stopped()
+            if ends:
+                os.close(self._queue)
+                os.close(turn)
+                return
 
     def _is_stopped(self) -> bool:
         return self._stopped
