@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 def check(engine: Engine, request: Request, now_ms: int) -> Decision:
     """What `consume` would answer now; writes nothing."""
-    at_once = check_at_once(engine, request, now_ms)
-    if at_once is not None:
-        return at_once
     asked = asked_by(request, now_ms)
     if asked is not None:
+        at_once = check_at_once(engine, request, now_ms)
+        if at_once is not None:
+            return at_once
         with engine.glancing(asked) as book:
             decision = Batch(book).check_routinely(request, now_ms)
         if decision is not None:

@@ -149,10 +149,7 @@ def asked_by(request: object, now_ms: int) -> Asked | None:
 
 
 def check_at_once(engine: Engine, request: Request, now_ms: int) -> Decision | None:
-    """What `consume` would answer, by what is known."""
-    asked = asked_by(request, now_ms)
-    if asked is None:
-        return None
+    """What `consume` would answer, by what is known; of a request that `asked_by` let pass."""
     at_once = _AtOnce(request, now_ms)
     if not engine.stands(at_once.plan):
         return None

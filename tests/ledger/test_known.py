@@ -140,6 +140,9 @@ class Ledgers:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "wants_full", NEVER, raising=False)
+    # So that demand is summed up every few entries.
+    monkeypatch.setattr("quotactl.engines.sqlite.door.LOT", 3)
+    monkeypatch.setattr("quotactl.engines.sqlite.book.LOT", 3)
 
 
 @settings(
@@ -193,3 +196,48 @@ def test_threads_of_one_process_take_no_more_than_there_is(ledgers: Ledgers) -> 
     # One was taken to begin with.
     assert sorted(taken) == list(range(2, 61))
     assert q.verify().differences == ()
+
+
+def demand(q: quotactl.Ledger) -> list[Any]:
+    with q.engine.reading() as book:
+        rows = book.rows("demand", order="hour_ms")
+    return [sum(row[what] for row in rows) for what in ("requests", "used", "denied")]
+
+
+def test_demand_that_only_entries_tell_of_outlives_them(
+    ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quotactl.engines.sqlite.door.LOT", 1000)
+    q = ledgers.both[0]
+    for user in ("ada", "bob", "ada", "ada", "ada"):
+        q.consume(user=user, resource="image")
+    assert demand(q) == [6, 5, 1]
+    q.admin.set_setting("entry_retention", "1d")
+    q.admin.set_setting("key_retention", "1d")
+    ledgers.now += timedelta(days=40)
+    assert q.close_days().pruned_entries == 5
+    assert demand(q) == [6, 5, 1]
+    assert q.verify().differences == ()
+
+
+def test_verify_names_demand_that_an_edit_has_hidden(ledgers: Ledgers) -> None:
+    q = ledgers.both[0]
+    for _ in range(2):
+        q.consume(user="ada", resource="image")
+    q.engine._session.execute(  # type: ignore[attr-defined]
+        "UPDATE ledger SET summed_entry_id = 1000"
+    )
+    assert {found.what for found in q.verify().differences} == {"demand.used"}
+
+
+def test_what_is_known_does_not_grow_for_ever(
+    ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quotactl.engines.sqlite.session.KNOWN_MAX", 6)
+    q = ledgers.both[0]
+    for _ in range(9):
+        ledgers.now += timedelta(days=1)
+        for user in ("ada", "bob"):
+            assert q.consume(user=user, resource="image").used == 1
+        known = q.engine._session.known  # type: ignore[attr-defined]
+        assert len(known.users) + len(known.counts) <= 8

@@ -70,7 +70,7 @@ ON CONFLICT DO UPDATE SET
 """
 # What is given back can't be inserted, only taken from what is there; the row
 # is gone where its window was pruned.
-TAKE_COUNTER = f"""
+_TAKE_COUNTER = f"""
 UPDATE counter SET
   used = used + ?, granted = granted + ?,
   denied = min(denied + ?, {AMOUNT_MAX}), shadow_denied = min(shadow_denied + ?, {AMOUNT_MAX})
@@ -428,7 +428,7 @@ class Book(Queries):
         added = []
         for key, values in changes.counters.items():
             if values[0] < 0 or values[1] < 0:
-                connection.execute(TAKE_COUNTER, (*values, *key))
+                connection.execute(_TAKE_COUNTER, (*values, *key))
             else:
                 added.append((*key, *values))
         connection.executemany(_ADD_COUNTER, added)

@@ -15,8 +15,8 @@ from quotactl.policy.model import AMOUNT_MAX, Policy
 SUM_MAX = 2**62
 # Entries that may wait for their demand to be summed up: reports look at so many.
 LOT = 1000
-# Users that are kept known at a time: some megabytes.
-KNOWN_MAX = 10_000
+# Users and counts that are kept known at a time: some megabytes.
+KNOWN_MAX = 20_000
 
 _HEAD_COLUMNS = """
 SELECT ledger.name, zone, ledger.created_at_ms, opened_at_ms, closed_until_ms, default_tier_id,
@@ -100,7 +100,9 @@ class Session:
     def refresh(self, version: int) -> Known:
         """What is known and still stands in this version."""
         known = self.known
-        if version == known.version and len(known.users) <= KNOWN_MAX:
+        # Counts are of each day and resource: more than users, and of days that are over, too.
+        known_rows = len(known.users) + len(known.counts)
+        if version == known.version and known_rows <= KNOWN_MAX:
             self.shared = False
             return known
         self.shared = known.version not in (None, version)
