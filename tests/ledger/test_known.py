@@ -222,7 +222,7 @@ def test_demand_that_only_entries_tell_of_outlives_them(
 
 def test_verify_names_demand_that_an_edit_has_hidden(ledgers: Ledgers) -> None:
     q = ledgers.both[0]
-    for _ in range(2):
+    for _ in range(3):
         q.consume(user="ada", resource="image")
     q.engine._session.execute(  # type: ignore[attr-defined]
         "UPDATE ledger SET summed_entry_id = 1000"
