@@ -241,3 +241,14 @@ def test_what_is_known_does_not_grow_for_ever(
             assert q.consume(user=user, resource="image").used == 1
         known = q.engine._session.known  # type: ignore[attr-defined]
         assert len(known.users) + len(known.counts) <= 8
+
+
+def test_a_clock_behind_is_told_so_by_who_knew_the_day_open(ledgers: Ledgers) -> None:
+    one, other = ledgers.both
+    for _ in range(2):
+        one.consume(user="ada", resource="image")
+    ledgers.now += timedelta(days=1)
+    other.close_days()
+    ledgers.now -= timedelta(days=1)
+    with pytest.raises(quotactl.ClockBehind):
+        one.consume(user="ada", resource="image")

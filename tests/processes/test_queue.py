@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -148,3 +149,43 @@ def test_who_closes_while_a_job_is_done_leaves_its_files_to_it(
     asking.join(LONG_S)
     assert seen == [False]
     other.enter(soon())
+
+
+def test_to_leave_after_giving_up_does_not_unlock_what_the_thread_has_just_got(
+    both: tuple[Turnstile, Turnstile],
+) -> None:
+    one, other = both
+    one.enter(soon())
+    with pytest.raises(LedgerBusy):
+        other.enter(soon(SHORT_S))
+    waiter = other._waiter
+    assert waiter is not None
+    with waiter._state:
+        one.leave()
+        # The thread gets the turn, and can't say so yet.
+        while one.enter_at_once():
+            one.leave()
+        other.leave()
+        assert not one.enter_at_once()
+    # It was not wanted any more.
+    one.enter(soon())
+    one.leave()
+
+
+def test_a_thread_in_line_closes_the_files_of_who_has_gone(
+    ledger: Path, both: tuple[Turnstile, Turnstile]
+) -> None:
+    one, _ = both
+    gone = Turnstile(ledger)
+    one.enter(soon())
+    with pytest.raises(LedgerBusy):
+        gone.enter(soon(SHORT_S))
+    before = set(threading.enumerate())
+    gone.close()
+    one.leave()
+    assert gone._waiter is not None
+    for thread in before - {threading.current_thread()}:
+        if thread.name == "quotactl-queue":
+            thread.join(5)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(gone._turn)
