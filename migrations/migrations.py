@@ -19,6 +19,7 @@ try:
     import m0002_emergency
     import m0003_growth
     import m0004_tail
+    import m0005_taking
 finally:
     sys.path.pop(0)
 
@@ -50,3 +51,9 @@ def m0003_large_ledgers(db: Database) -> None:
 def m0004_demand_in_lots(db: Database) -> None:
     """Step 4: hourly demand is summed up in lots."""
     m0004_tail.apply(db)
+
+
+@quotactl()
+def m0005_taken_at_once(db: Database) -> None:
+    """Step 5: one statement takes what was decided by what is known."""
+    m0005_taking.apply(db)

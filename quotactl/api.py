@@ -61,7 +61,7 @@ class Ledger:
         Raises InvalidInput for an id or amount that can't be, NotFound for an
         unknown resource.
         """
-        return consuming.check(self.engine, Request(user, resource, amount), self.now_ms())
+        return consuming.check(self.engine, user, resource, amount, self.now_ms())
 
     def consume(
         self, *, user: str, resource: str, amount: int = 1, idempotency_key: str | None = None
@@ -73,8 +73,9 @@ class Ledger:
         Conflict. Raises LedgerBusy when the turn does not come in time, and
         ClockBehind in a day that is closed; both are safe to try again.
         """
-        request = Request(user, resource, amount, idempotency_key)
-        return consuming.consume(self.engine, request, self.now_ms())
+        return consuming.consume(
+            self.engine, user, resource, amount, idempotency_key, self.now_ms()
+        )
 
     def consume_many(self, requests: Sequence[Request]) -> list[Decision | QuotaError]:
         """Decide requests in order, in one transaction; a bad one has its error in its place."""

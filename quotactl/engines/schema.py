@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # As many as there are steps in `migrations/`; a test holds the two together,
 # so that opening a ledger need not import them.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 APPLICATION_ID = 0x71756F31
 
 # The triggers that guard what the code promises; verify names one that is gone.
@@ -30,8 +30,11 @@ GUARDS = frozenset(
         "ledger_is_kept",
         "ledger_zone_is_fixed",
         "override_marks_user",
+        "refusing_is_counted",
         "reservation_marks_user",
+        "taking_is_counted",
         "user_is_kept",
+        "user_moves_version",
     }
 )
 

@@ -6,17 +6,17 @@ in one transaction, and every write goes through one door, `writing()`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from quotactl.ledger.entries import Changes, Entry, Reservation
 from quotactl.ledger.loaded import (
     Asked,
+    Counted,
     CounterValue,
     Counting,
     Head,
-    Known,
     Row,
     Sought,
     StoredAccount,
@@ -30,6 +30,9 @@ from quotactl.policy.model import (
     Step,
     Throttle,
 )
+
+if TYPE_CHECKING:
+    from quotactl.ledger.loaded import Plan
 
 
 class Reading(Protocol):
@@ -510,20 +513,29 @@ class Engine(Protocol):
         """The one door for writes. What is not `durable` may be undone by a power cut: demand."""
         ...
 
-    def stands(self, plan: Callable[[Known], object]) -> bool:
-        """Whether `plan` makes something of what this process knows without looking, and that
-        is how things are: nobody has written since."""
+    def stands(
+        self, user: str, resource: str, amount: int, now_ms: int, plan: Plan, /
+    ) -> Counting | None:
+        """What `plan` makes of what this process knows without looking, if that is how things
+        are: nobody has written since."""
         ...
 
     def count(
-        self, asked: Asked, plan: Callable[[Known], Counting | None]
-    ) -> tuple[int, bool] | None:
+        self,
+        user: str,
+        resource: str,
+        amount: int,
+        key: str | None,
+        now_ms: int,
+        plan: Plan,
+        /,
+    ) -> Counted | None:
         """Count one request, which `plan` decides by what is known, in a transaction of its own.
 
-        Returns the id of what was taken, and whether that was before: the same request under
-        the same key, all of it paid by the limit and kept. None, and nothing is counted,
-        where `plan` says None, or the key has another entry. `plan` is called again where
-        it turns out that more is known, and its last word counts.
+        None, and nothing is counted, where `plan` says None, the day has no room for it, or
+        the key has another entry: what was taken before counts only if it was the same request,
+        all of it paid by the limit and kept. `plan` is called again where it turns out that
+        others have written, or more is known, and its last word counts.
         """
         ...
 

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from quotactl.frozen import frozen
 from quotactl.ledger.entries import DemandKey
 from quotactl.policy.model import Account, Policy, Tier
 from quotactl.policy.window import Window
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    # By what is known, and what is wanted.
+    Plan = Callable[["Known", str, str, int, str | None, int], "Counting | None"]
+
+# The fields of a request, and when it is, in ms.
+Wanted = tuple[str, str, int, str | None, int]
 Row = dict[str, Any]
+# These two are made for each request: a named tuple takes five times as long.
+#
+# How a request is to be counted: where; (used, granted) by which that was decided; and the key
+# of its demand if it is refused. Where the count is not known it is None, and the request may be
+# taken if `Tally.most` leaves room for it.
+Counting = tuple["Tally", tuple[int, int] | None, "DemandKey | None"]
+# What came of it: where; the id of its entry, or None where it was refused; what the day has
+# now; and whether the entry is that of an earlier request with the same key.
+Counted = tuple["Tally", int | None, tuple[int, int], bool]
 
 
 class Head(NamedTuple):
     """The ledger's one row about itself. Times in ms since the epoch, UTC.
 
-    `summed_entry_id` is the entry up to which hourly demand is summed up.
+    `summed_entry_id` is the entry up to which hourly demand is summed up; `users_version`
+    moves with every change to a user who was there before.
     """
 
     name: str
@@ -29,6 +47,7 @@ class Head(NamedTuple):
     checkpoint_entry_id: int
     checkpoint_at_ms: int
     summed_entry_id: int
+    users_version: int
 
 
 class CounterValue(NamedTuple):
@@ -49,16 +68,21 @@ class Asked(NamedTuple):
     at_ms: int
 
 
-class Counting(NamedTuple):
-    """How one request is to be counted in a day: as taken, as the rule of its tier alone let
-    it; or with `refused`, the key of its demand, as denied."""
+class Tally:
+    """One user's count of a resource in a day: where it is, and how far it may go.
 
-    user_id: int
-    resource_id: int
-    tier_id: int | None
-    amount: int
-    day_ms: int
-    refused: DemandKey | None
+    `place` is (resource id, day's start, user id); `rule` is what tells, for whoever made this.
+    """
+
+    __slots__ = ("most", "place", "rule", "tier_id")
+
+    def __init__(
+        self, place: tuple[int, int, int], tier_id: int | None, most: int, rule: Any
+    ) -> None:
+        self.place = place
+        self.tier_id = tier_id
+        self.most = most
+        self.rule = rule
 
 
 class UserRow(NamedTuple):
@@ -74,29 +98,57 @@ class Known:
     """What was looked up: good for as long as nobody has written since.
 
     `version` is the engine's own word for that; None where it is not known, and then nothing
-    here outlives the transaction.
+    here outlives the transaction. Of `before`, what was known until others wrote, users stand
+    while the ledger's row about itself tells that neither they nor the policy were changed.
     """
 
-    __slots__ = ("counts", "head", "next_entry_id", "open_from_ms", "policy", "users", "version")
+    __slots__ = (
+        "_before", "counts", "guard", "head", "next_entry_id", "open_from_ms", "policy",
+        "strangers", "tallies", "users", "version",
+    )  # fmt: skip
 
-    def __init__(self, version: int | None = None) -> None:
+    def __init__(self, version: int | None = None, before: Known | None = None) -> None:
         self.version = version
+        if before is not None and before.head is None:
+            before = before._before
+        self._before: Known | None = before
         self.head: Head | None = None
         # From when on requests are a matter of routine: not in days that are closed, nor from
         # before the ledger was opened.
         self.open_from_ms = 0
         self.policy: Policy | None = None
+        # What the ledger's row must still say for users and policy to stand.
+        self.guard: tuple[int, int, int] = (-1, -1, -1)
         # 0 where it was not looked up.
         self.next_entry_id = 0
-        # None where there is none, as everywhere here.
-        self.users: dict[str, UserRow | None] = {}
-        # By (resource id, day's start, user id).
+        self.users: dict[str, UserRow] = {}
+        # Names that nobody had.
+        self.strangers: set[str] = set()
+        # By (resource id, day's start, user id); None where there is none.
         self.counts: dict[tuple[int, int, int], tuple[int, int] | None] = {}
+        # By (user, resource): what follows from the user and the policy.
+        self.tallies: dict[tuple[str, str], Tally] = {}
 
-    def see(self, head: Head) -> None:
-        """Know the ledger's row about itself."""
+    def see(self, head: Head, policy: Policy) -> None:
+        """Know the ledger's row about itself, and its policy, before anything else."""
+        before, self._before = self._before, None
+        if (
+            before is not None
+            and before.policy is policy
+            and before.head is not None
+            and before.head.users_version == head.users_version
+        ):
+            self.users, self.tallies = before.users, before.tallies
+        elif self.policy is not policy:
+            self.tallies = {}
+        self.policy = policy
         self.head = head
+        self.guard = (head.policy_version, head.users_version, head.checkpoint_entry_id)
         self.open_from_ms = max(head.opened_at_ms, head.closed_until_ms or head.opened_at_ms)
+
+    def rows(self) -> int:
+        """How much is known, which somebody has to bound."""
+        return len(self.users) + len(self.strangers) + len(self.counts) + len(self.tallies)
 
 
 class StoredAccount(NamedTuple):

@@ -68,8 +68,8 @@ class Batch(Corrections):
             return None
         routine, _, used = found
         if routine.allows(used, request.amount):
-            return routine.allowed(request, used, None)
-        return routine.refused(request, used, now_ms)
+            return routine.allowed(request.user, request.resource, request.amount, used)
+        return routine.refused(request.user, request.resource, request.amount, used, now_ms)
 
     def consume(self, request: Request, now_ms: int) -> Decision:
         """Decide one request and count it, as used or as denied."""
@@ -176,7 +176,7 @@ class Batch(Corrections):
         if not routine.allows(used, amount):
             self._add_counter(place, 0, 0, amount)
             self._add_demand(routine.refused_key, [1, 0, 0, amount, 0])
-            return routine.refused(request, used, now_ms)
+            return routine.refused(request.user, request.resource, request.amount, used, now_ms)
         if used + amount > AMOUNT_MAX:
             raise _past_counting(request)
         entry_id = self._new_entry_id()
@@ -211,7 +211,7 @@ class Batch(Corrections):
         else:
             demand[0] += 1
             demand[1] += amount
-        return routine.allowed(request, used + amount, entry_id)
+        return routine.allowed(request.user, request.resource, amount, used + amount, entry_id)
 
     def _decide(self, request: Request, resource: Resource, now_ms: int) -> tuple[Account, Verdict]:
         self._refuse_closed(now_ms)

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from quotactl.ledger.engine import Engine
 
 
-def check(engine: Engine, request: Request, now_ms: int) -> Decision:
+def check(engine: Engine, user: str, resource: str, amount: int, now_ms: int) -> Decision:
     """What `consume` would answer now; writes nothing."""
+    at_once = check_at_once(engine, user, resource, amount, now_ms)
+    if at_once is not None:
+        return at_once
+    request = Request(user, resource, amount)
     asked = asked_by(request, now_ms)
     if asked is not None:
-        at_once = check_at_once(engine, request, now_ms)
-        if at_once is not None:
-            return at_once
         with engine.glancing(asked) as book:
             decision = Batch(book).check_routinely(request, now_ms)
         if decision is not None:
@@ -34,13 +35,15 @@ def check(engine: Engine, request: Request, now_ms: int) -> Decision:
         return Batch(book).check(request, now_ms)
 
 
-def consume(engine: Engine, request: Request, now_ms: int) -> Decision:
+def consume(
+    engine: Engine, user: str, resource: str, amount: int, key: str | None, now_ms: int
+) -> Decision:
     """Decide one request and count it: a batch of one."""
+    at_once = consume_at_once(engine, user, resource, amount, key, now_ms)
+    if at_once is not None:
+        return at_once
+    request = Request(user, resource, amount, key)
     asked = asked_by(request, now_ms)
-    if asked is not None:
-        at_once = consume_at_once(engine, request, asked, now_ms)
-        if at_once is not None:
-            return at_once
     denied_lately = asked is not None and engine.expects_denial(asked)
     if denied_lately:
         with engine.writing(asked, durable=False) as book:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from quotactl.frozen import made
-from quotactl.ledger.loaded import Asked, Counting, Known
+from quotactl.ledger.loaded import Asked, Counting, Known, Tally
 from quotactl.ledger.values import Decision, Request
 from quotactl.policy.decide import Routine
 from quotactl.policy.model import AMOUNT_MAX, Resource, Tier
@@ -14,17 +14,14 @@ from quotactl.policy.window import HOUR_MS, from_ms
 
 if TYPE_CHECKING:
     from quotactl.ledger.engine import Engine
-    from quotactl.ledger.entries import DemandKey
 
 BOOKED_KINDS = ("tier", "throttle", "enforcement")
 """The kinds of rules that demand names by id: those of single users would make as many rows
 as users."""
 
-# A named tuple's own way to be made costs three times as much.
-_tuple = tuple.__new__
 _new = object.__new__
 _set = object.__setattr__
-_NOT_KNOWN = (-1, -1)
+_NONE_YET = (0, 0)
 
 
 class TierRoutine:
@@ -40,6 +37,7 @@ class TierRoutine:
         "by_tier",
         "day_ms",
         "from_ms",
+        "most",
         "refusal",
         "refused_key",
         "resource_id",
@@ -54,7 +52,9 @@ class TierRoutine:
         rule = ceiling.rule
         self._routine = routine
         self.allows = routine.allows
-        self.refusal = routine.refusal
+        self.most = AMOUNT_MAX if ceiling.amount_max is None else ceiling.amount_max
+        # Beyond all numbers there is nothing to refuse.
+        self.refusal = None if ceiling.amount_max is None else routine.refusal
         self.day_ms = routine.day.starts_at_ms
         self.from_ms = max(routine.from_ms, hour_ms)
         self.until_ms = min(routine.until_ms, hour_ms + HOUR_MS)
@@ -65,15 +65,21 @@ class TierRoutine:
         # Of demand; what refuses is the tier then, as no throttle is there to do it.
         self.allowed_key = (*where, "ok", rule.kind, rule_id)
         self.refused_key = (*where, str(routine.refusal), rule.kind, rule_id)
-        # What an entry tells by itself: see `Writing.take`.
+        # What an entry tells by itself: the view `demand_tail`.
         self.by_tier = (rule.kind, rule_id) == ("tier", self.tier_id or 0)
         self._limit = ceiling.amount_max
+        # All of its fields: to copy it and change some is quicker than to put it together.
         self._allowed: dict[str, Any] = {
             "allowed": True,
             "reason": "ok",
+            "user": None,
+            "resource": None,
+            "amount": 0,
             "tier": None if tier is None else tier.name,
             "period": ceiling.period.name,
             "limit": ceiling.amount_max,
+            "used": 0,
+            "remaining": None,
             "granted": 0,
             "reset_at": from_ms(routine.day.reset_at_ms),
             "retry_after_s": None,
@@ -87,39 +93,41 @@ class TierRoutine:
         self._refused = {**self._allowed, "allowed": False, "reason": routine.refusal}
 
     def allowed(
-        self, request: Request, used: int, entry_id: int | None, *, replayed: bool = False
+        self,
+        user: str,
+        resource: str,
+        amount: int,
+        used: int,
+        entry_id: int | None = None,
+        replayed: bool = False,
     ) -> Decision:
         """The answer to a request that it allows, or once allowed; `used` as it is shown."""
+        fields = self._allowed.copy()
+        fields["user"] = user
+        fields["resource"] = resource
+        fields["amount"] = amount
+        fields["used"] = used
         limit = self._limit
+        if limit is not None:
+            fields["remaining"] = limit - used if used < limit else 0
+        fields["entry_id"] = entry_id
+        fields["replayed"] = replayed
         # As `made` makes it.
         decision = _new(Decision)
-        _set(
-            decision,
-            "__dict__",
-            {
-                **self._allowed,
-                "user": request.user,
-                "resource": request.resource,
-                "amount": request.amount,
-                "used": used,
-                "remaining": None if limit is None else max(0, limit - used),
-                "entry_id": entry_id,
-                "replayed": replayed,
-            },
-        )
+        _set(decision, "__dict__", fields)
         return decision
 
-    def refused(self, request: Request, used: int, now_ms: int) -> Decision:
+    def refused(self, user: str, resource: str, amount: int, used: int, now_ms: int) -> Decision:
         """The answer to a request that it refuses."""
         assert self._limit is not None
-        retry_ms = self._routine.retry_after_ms(request.amount, now_ms)
+        retry_ms = self._routine.retry_after_ms(amount, now_ms)
         return made(
             Decision,
             {
                 **self._refused,
-                "user": request.user,
-                "resource": request.resource,
-                "amount": request.amount,
+                "user": user,
+                "resource": resource,
+                "amount": amount,
                 "used": used,
                 "remaining": max(0, self._limit - used),
                 "retry_after_s": None if retry_ms is None else -(-retry_ms // 1000),
@@ -136,92 +144,89 @@ def asked_by(request: object, now_ms: int) -> Asked | None:
         return None
     user: object = request.user
     resource: object = request.resource
-    key: object = request.idempotency_key
     if not (isinstance(user, str) and user.isprintable() and isinstance(resource, str)):
         return None
-    if key is not None and not plainly_an_id(key):
-        key = None
-    return _tuple(Asked, (user, resource, key, now_ms))
+    key = request.idempotency_key
+    return Asked(user, resource, key if plainly_an_id(key) else None, now_ms)
 
 
 # What follows is the whole of nearly every request, so it is written out: where anything
 # is not as it nearly always is, it says None, and `Batch` decides.
 
 
-def check_at_once(engine: Engine, request: Request, now_ms: int) -> Decision | None:
-    """What `consume` would answer, by what is known; of a request that `asked_by` let pass."""
-    at_once = _AtOnce(request, now_ms)
-    if not engine.stands(at_once.plan):
+def check_at_once(
+    engine: Engine, user: str, resource: str, amount: int, now_ms: int
+) -> Decision | None:
+    """What `consume` would answer, by what is known."""
+    counting = engine.stands(user, resource, amount, now_ms, _plan)
+    if counting is None:
         return None
-    if at_once.refused is not None:
-        return at_once.routine.refused(request, at_once.used, now_ms)
-    return at_once.routine.allowed(request, at_once.used, None)
+    tally, count, refused = counting
+    if count is None:
+        return None
+    routine: TierRoutine = tally.rule
+    if refused is not None:
+        return routine.refused(user, resource, amount, count[0], now_ms)
+    return routine.allowed(user, resource, amount, count[0])
 
 
-def consume_at_once(engine: Engine, request: Request, asked: Asked, now_ms: int) -> Decision | None:
+def consume_at_once(
+    engine: Engine, user: str, resource: str, amount: int, key: str | None, now_ms: int
+) -> Decision | None:
     """Decide a request by what is known, and count it."""
-    if asked.key is not request.idempotency_key:
-        return None  # not plainly one
-    at_once = _AtOnce(request, now_ms)
-    counted = engine.count(asked, at_once.plan)
+    if key is not None and not plainly_an_id(key):
+        return None
+    counted = engine.count(user, resource, amount, key, now_ms, _plan)
     if counted is None:
         return None
-    entry_id, before = counted
-    routine, used = at_once.routine, at_once.used
-    if at_once.refused is not None:
-        return routine.refused(request, used, now_ms)
-    return routine.allowed(
-        request, used if before else used + request.amount, entry_id, replayed=before
-    )
+    tally, entry_id, count, before = counted
+    routine: TierRoutine = tally.rule
+    if entry_id is None:
+        return routine.refused(user, resource, amount, count[0], now_ms)
+    return routine.allowed(user, resource, amount, count[0], entry_id, before)
 
 
-class _AtOnce:
-    """One request that may be a matter of routine; what was planned last."""
-
-    __slots__ = ("_now_ms", "_request", "refused", "routine", "used")
-
+def _plan(
+    known: Known, user: str, resource: str, amount: int, key: str | None, now_ms: int
+) -> Counting | None:
+    """Decide a request by what is known, if that is enough."""
+    try:
+        tally = known.tallies.get((user, resource))
+    except TypeError:
+        return None  # what can't be a name
     routine: TierRoutine
-    used: int
-    refused: DemandKey | None
+    if tally is None or not (routine := tally.rule).from_ms <= now_ms < routine.until_ms:
+        tally = _tally(known, user, resource, now_ms)
+        if tally is None:
+            return None
+        routine = tally.rule
+    if type(amount) is not int or amount <= 0 or now_ms < known.open_from_ms:
+        return None
+    try:
+        count = known.counts[tally.place] or _NONE_YET
+    except KeyError:
+        # It is left to whoever counts.
+        return (tally, None, None) if amount <= tally.most and routine.by_tier else None
+    if count[0] + amount <= tally.most:
+        return (tally, count, None) if routine.by_tier else None
+    if amount > AMOUNT_MAX or routine.refusal is None or key is not None:
+        return None
+    return tally, count, routine.refused_key
 
-    def __init__(self, request: Request, now_ms: int) -> None:
-        self._request = request
-        self._now_ms = now_ms
 
-    def plan(self, known: Known) -> Counting | None:
-        """Decide it by what is known, if that is enough."""
-        request, now_ms = self._request, self._now_ms
-        policy = known.policy
-        if policy is None:
-            return None
-        user = known.users.get(request.user)
-        resource = policy.resources_by_name.get(request.resource)
-        if user is None or resource is None:
-            return None
-        user_id, tier_id, protected, has_own = user
-        resource_id = resource.id
-        routine = policy.resolved.get(("routine", resource_id, tier_id, protected))
-        amount = request.amount
-        if (
-            has_own
-            or routine is None
-            or not routine.from_ms <= now_ms < routine.until_ms
-            or now_ms < known.open_from_ms
-            or type(amount) is not int
-            or not 0 < amount <= AMOUNT_MAX
-        ):
-            return None
-        day_ms = routine.day_ms
-        count = known.counts.get((resource_id, day_ms, user_id), _NOT_KNOWN)
-        used = 0 if count is None else count[0]
-        if used < 0 or used + amount > AMOUNT_MAX:
-            return None
-        refused = None
-        if not routine.allows(used, amount):
-            if routine.refusal is None or request.idempotency_key is not None:
-                return None
-            refused = routine.refused_key
-        elif not routine.by_tier:
-            return None
-        self.routine, self.used, self.refused = routine, used, refused
-        return _tuple(Counting, (user_id, resource_id, routine.tier_id, amount, day_ms, refused))
+def _tally(known: Known, name: str, resource_name: str, now_ms: int) -> Tally | None:
+    """Where requests of somebody are counted now, if they are a matter of routine."""
+    policy, user = known.policy, known.users.get(name)
+    if policy is None or user is None or user.has_own:
+        return None
+    resource = policy.resources_by_name.get(resource_name)
+    if resource is None:
+        return None
+    routine: TierRoutine | None
+    routine = policy.resolved.get(("routine", resource.id, user.tier_id, user.protected))
+    if routine is None or not routine.from_ms <= now_ms < routine.until_ms:
+        return None
+    place = (resource.id, routine.day_ms, user.id)
+    tally = Tally(place, routine.tier_id, routine.most, routine)
+    known.tallies[name, resource_name] = tally
+    return tally

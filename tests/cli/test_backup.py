@@ -19,6 +19,7 @@ import pytest
 import quotactl
 from quotactl.engines.schema import SCHEMA_VERSION
 from quotactl.engines.sqlite import backup as files
+from quotactl.engines.sqlite import door
 from quotactl.engines.sqlite.whole import publish
 from quotactl.errors import LedgerBusy, LedgerCorrupt
 from quotactl.operations import audit
@@ -257,6 +258,9 @@ def test_a_restore_brings_back_what_was_and_keeps_the_old_ledger_and_says_so_in_
     assert act["after"] == {"audit_hash": kept, "entries": 1}
     cli.ok(f"audit verify --expect {kept}")
     assert cli("db verify").code == 0
+    with closing(sqlite3.connect(told["before"], isolation_level=None)) as old:
+        # That this file stands no more was the last thing that was written into it.
+        old.execute("UPDATE ledger SET policy_version = policy_version - 1")
     assert content(Path(told["before"])) == lost
     names = {file.name for file in cli.path.parent.iterdir()}
     assert not {name for name in names if name.endswith(("-wal", "-shm", ".restoring"))}
@@ -469,6 +473,34 @@ def test_threads_of_one_process_go_over_together(cli: Any) -> None:
         for thread in threads:
             thread.join()
         assert q.check(user="ada", resource="image").used == 3
+        assert q.verify().ok
+
+
+@pytest.mark.parametrize("asks_meanwhile", [False, True])
+def test_a_gateway_under_load_goes_over_with_its_next_request(
+    cli: Any, monkeypatch: pytest.MonkeyPatch, asks_meanwhile: bool
+) -> None:
+    # What the name means is looked up by none of those that follow.
+    monkeypatch.setattr(door, "LOOK_S", 3600)
+    cli.ok("limit set free image=1000/day")
+    backup = made(cli)
+    with quotactl.connect(cli.path, clock=lambda: cli.now) as q:
+        for _ in range(door.LOOKS_FIRST + 9):
+            before = q.consume(user="ada", resource="image")
+        swap = files.swap
+
+        def asked_meanwhile(*given: Any) -> None:
+            if asks_meanwhile:
+                # So that it knows all of the old file, as that is for the last time.
+                for _ in range(2):
+                    q.check(user="ada", resource="image")
+            swap(*given)
+
+        monkeypatch.setattr(files, "swap", asked_meanwhile)
+        cli.ok(f"db restore {backup} --reason oops --yes")
+        after = q.consume(user="ada", resource="image")
+        assert after.used < before.used
+        assert q.check(user="ada", resource="image").used == after.used
         assert q.verify().ok
 
 

@@ -649,10 +649,10 @@ class BusyOnce:
     def glancing(self, asked: Any) -> Any:
         return self._engine.glancing(asked)
 
-    def stands(self, plan: Any) -> bool:
-        return False
+    def stands(self, *_: object) -> None:
+        """Nothing is asked here."""
 
-    def count(self, asked: Any, plan: Any) -> None:
+    def count(self, *_: object) -> None:
         """Nothing is asked here."""
 
     def expects_denial(self, asked: Any) -> bool:

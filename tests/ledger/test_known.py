@@ -16,10 +16,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import quotactl
+from quotactl.engines.sqlite.queue import Turnstile
 from quotactl.engines.sqlite.session import Session
 
 LONG = int(os.environ.get("QUOTACTL_LONG", "0"))
@@ -32,7 +33,7 @@ resources = st.sampled_from(("image", "image", "text"))
 amounts = st.sampled_from((1, 1, 1, 2, 5))
 keys = st.none() | st.sampled_from(("k1", "k2"))
 durations = st.sampled_from(("30m", "3h"))
-acts = st.one_of(
+plain = st.one_of(
     st.tuples(st.just("consume"), users, resources, amounts, keys),
     st.tuples(st.just("consume"), users, resources, amounts, st.none()),
     st.tuples(st.just("batch"), st.lists(st.tuples(users, resources, amounts), max_size=4)),
@@ -48,9 +49,19 @@ acts = st.one_of(
     st.tuples(st.just("off")),
     st.tuples(st.just("shadow"), durations),
     st.tuples(st.just("reset"), users),
-    st.tuples(st.just("refused"), users),
+    st.tuples(
+        st.just("refused"),
+        users,
+        st.sampled_from((("COMMIT", False), ("INSERT INTO taking", False), ("INSERT", True))),
+    ),
     st.tuples(st.just("later"), st.sampled_from((60, 1900, 4 * 3600))),
     st.tuples(st.just("close")),
+)
+acts = st.one_of(
+    plain,
+    plain,
+    # The other acts in the midst of what this one asks: before so many of its statements.
+    st.tuples(st.just("meanwhile"), st.integers(0, 7), users, st.booleans(), plain),
 )
 
 
@@ -76,7 +87,9 @@ class Ledgers:
         return self.now
 
     def open(self) -> quotactl.Ledger:
-        return quotactl.connect(self.path, clock=self.clock, actor="it", notify=False)
+        return quotactl.connect(
+            self.path, clock=self.clock, actor="it", notify=False, timeout_s=0.02
+        )
 
     def act(self, who: int, name: str, *given: Any) -> None:
         q = self.both[who]
@@ -110,19 +123,45 @@ class Ledgers:
         elif name == "reset":
             q.admin.reset_user(given[0], reason="x")
         elif name == "refused":
-            # A failure in the middle leaves nothing of what was thought to be written.
+            # A failure in the middle leaves nothing of what was thought to be written, and one
+            # after the end nothing of what was known.
+            where, later = given[1]
             execute = q.engine._session.execute  # type: ignore[attr-defined]
 
             def fail(statement: str, *values: Any) -> Any:
-                if statement == "COMMIT":
+                broken = statement.startswith(where)
+                done = None if broken and not later else execute(statement, *values)
+                if broken:
                     raise OSError("no")
-                return execute(statement, *values)
+                return done
 
+            # As where others have written: then all is looked at in a transaction with an end.
+            q.engine._session.shared = where == "COMMIT"  # type: ignore[attr-defined]
             q.engine._session.execute = fail  # type: ignore[attr-defined]
             try:
                 q.consume(user=given[0], resource="image")
             finally:
                 q.engine._session.execute = execute  # type: ignore[attr-defined]
+        elif name == "meanwhile":
+            left, user, consumes, (other, *more) = given
+
+            def between(statement: str, *values: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if left == -1:
+                    with suppress(quotactl.QuotaError, OSError):
+                        self.act(1 - who, other, *more)
+                return execute(statement, *values)
+
+            session = q.engine._session  # type: ignore[attr-defined]
+            execute, session.execute = session.execute, between
+            try:
+                if consumes:
+                    q.consume(user=user, resource="image")
+                else:
+                    q.check(user=user, resource="image")
+            finally:
+                session.execute = execute
         elif name == "later":
             self.now += timedelta(seconds=given[0])
         else:
@@ -141,16 +180,27 @@ class Ledgers:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "wants_full", NEVER, raising=False)
     # So that demand is summed up every few entries.
-    monkeypatch.setattr("quotactl.engines.sqlite.door.LOT", 3)
+    monkeypatch.setattr("quotactl.engines.sqlite.session.LOT", 3)
     monkeypatch.setattr("quotactl.engines.sqlite.book.LOT", 3)
 
 
+@pytest.fixture(params=["at once", "in line"])
+def turn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How the turn comes: who is in line has the work done by another thread, and looks anew at
+    what others change."""
+    if request.param == "in line":
+        monkeypatch.setattr(Turnstile, "enter_at_once", lambda _: False)
+
+
+@pytest.mark.usefixtures("turn")
 @settings(
     max_examples=300 * LONG or 25,
     deadline=None,
     derandomize=not LONG,
     database=None,
     phases=(Phase.generate, Phase.shrink),
+    # Both fixtures say how all examples are run.
+    suppress_health_check=(HealthCheck.function_scoped_fixture,),
 )
 @given(st.lists(st.tuples(st.integers(0, 1), acts), min_size=4, max_size=16))
 def test_two_that_know_answer_as_one_that_has_just_come(
@@ -167,6 +217,12 @@ def test_two_that_know_answer_as_one_that_has_just_come(
                 assert ledgers.answers(q) == expected, act
                 # Asked again, it is what it knows that answers.
                 assert ledgers.answers(q) == expected, act
+            for q in ledgers.both:
+                with ledgers.open() as stranger, suppress(quotactl.ClockBehind):
+                    told = stranger.check(user="ada", resource="image")
+                    took = q.consume(user="ada", resource="image")
+                    for field in ("allowed", "reason", "tier", "limit", "rule"):
+                        assert getattr(took, field) == getattr(told, field), act
         with ledgers.open() as stranger:
             assert stranger.verify().differences == ()
 
@@ -207,7 +263,7 @@ def demand(q: quotactl.Ledger) -> list[Any]:
 def test_demand_that_only_entries_tell_of_outlives_them(
     ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quotactl.engines.sqlite.door.LOT", 1000)
+    monkeypatch.setattr("quotactl.engines.sqlite.session.LOT", 1000)
     q = ledgers.both[0]
     for user in ("ada", "bob", "ada", "ada", "ada"):
         q.consume(user=user, resource="image")

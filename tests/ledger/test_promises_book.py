@@ -67,7 +67,7 @@ def test_the_database_refuses_to_delete_from_the_book(world: World, table: str) 
         "UPDATE user SET name = ''",
         "UPDATE user SET tier_id = 99",
         "UPDATE tier_limit SET amount_max = -1",
-        "INSERT INTO ledger SELECT 2, name, zone, 0, 0, NULL, NULL, 0, 0, 0, 0 FROM ledger",
+        "INSERT INTO ledger SELECT 2, name, zone, 0, 0, NULL, NULL, 0, 0, 0, 0, 0 FROM ledger",
         "INSERT INTO entry (at_ms, kind, amount, granted) VALUES (0, 99, 1, 0)",
         "INSERT INTO entry (at_ms, kind, amount, granted) VALUES (0, 1, 1, 2)",
         "INSERT INTO tier (name, created_at_ms) VALUES ('free', 0)",

@@ -18,13 +18,9 @@ from typing import TYPE_CHECKING
 from quotactl.engines.schema import apply_migrations
 from quotactl.engines.sqlite.book import Book
 from quotactl.engines.sqlite.checks import Look
-from quotactl.engines.sqlite.door import (
-    access_of,
-    check_schema,
-    schema_version,
-    state_of,
-)
+from quotactl.engines.sqlite.door import check_schema, schema_version
 from quotactl.engines.sqlite.failures import translated, written_meanwhile
+from quotactl.engines.sqlite.files import access_of, state_of
 from quotactl.engines.sqlite.queue import Turnstile
 from quotactl.engines.sqlite.session import Session
 from quotactl.engines.sqlite.whole import BESIDE, has_wal, sync
@@ -63,10 +59,10 @@ class Copy:
         """As good as a whole view: nobody writes."""
         return self.reading()
 
-    def stands(self, plan: object) -> bool:  # noqa: ARG002
-        return False
+    def stands(self, *_: object) -> None:
+        """Nothing: it is looked up."""
 
-    def count(self, asked: Asked, plan: object) -> None:
+    def count(self, *_: object) -> None:
         """Nobody asks a copy often."""
 
     def expects_denial(self, asked: Asked) -> bool:  # noqa: ARG002
@@ -311,6 +307,10 @@ def _emptied_wal(path: Path, deadline: float) -> sqlite3.Connection | None:
         return None
     connection = _open(path, "rw")
     try:
+        # Who has this file open and counts by what is known of it finds that this stands no
+        # more, and looks up which file has the name. Where it can't be written, they can't either.
+        with suppress(sqlite3.OperationalError):
+            connection.execute("UPDATE ledger SET policy_version = policy_version + 1")
         while True:
             (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if not busy:

@@ -7,7 +7,15 @@ from typing import Any
 
 from quotactl.engines.sqlite.queries import Queries
 from quotactl.engines.sqlite.recorded import marks
-from quotactl.engines.sqlite.session import HEAD, HEAD_LENGTH, LOT, SUM_MAX, Session, headless, keep
+from quotactl.engines.sqlite.session import (
+    HEAD,
+    HEAD_LENGTH,
+    LOT,
+    SUM_MAX,
+    Session,
+    headless,
+    next_id,
+)
 from quotactl.ledger.entries import Changes, Entry, Kind, Reservation
 from quotactl.ledger.loaded import (
     Asked,
@@ -98,35 +106,30 @@ class Book(Queries):
         self._relaxed: Changes | None = None
         self._keys: dict[str, int | None] = {}
         known, policy = session.refresh(session.version()), session.policy
-        resource = None
-        if asked is not None and policy is not None:
-            resource = policy.resources_by_name.get(asked.resource)
+        place = None if asked is None else session.place(asked.resource, asked.at_ms)
         row = None
-        if asked is not None and policy is not None and resource is not None:
-            day_ms = policy.calendar.day(asked.at_ms).starts_at_ms
-            if session.knows(asked):
-                head = known.head
-            else:
-                row = session.glance(asked.user, resource.id, day_ms, asked.key)
-                head = Head._make(row[:HEAD_LENGTH])
-        else:
+        if asked is None or place is None:
             head = known.head or self._read_head()
-        assert head is not None
+        elif session.knows(asked.user, *place[1:]):
+            assert known.head is not None
+            head = known.head
+        else:
+            row = session.glance(asked.user, *place[1:], asked.key)
+            head = Head._make(row[:HEAD_LENGTH])
         if policy is None or policy.version != head.policy_version:
             if not self._connection.in_transaction:
                 # A glance is one statement; of a policy that is read by several they all
                 # have to see the same.
                 self._connection.execute("BEGIN")
                 head = self._read_head()
-                known = session.known = Known()
+                session.known = Known()
             policy = self._read_policy(head)
-        elif row is not None and asked is not None and resource is not None:
+        elif row is not None and asked is not None and place is not None:
             # By a policy that still stands, the right resource and day were looked at.
-            keep(known, head, asked.user, resource.id, day_ms, row)
+            session.keep(head, policy, asked.user, *place[1:], row)
             if asked.key is not None:
                 self._keys[asked.key] = row[HEAD_LENGTH + 1]
-        known.see(head)
-        known.policy = policy
+        session.see(head, policy)
         self.head: Head = head
         self.policy: Policy = policy
 
@@ -163,25 +166,29 @@ class Book(Queries):
         # Here, so that a gateway's single consume need not load it.
         from json import dumps
 
-        known.users.update(dict.fromkeys(users))
         for name, user_id, tier_id, protected, has_own, used, granted in self._connection.execute(
             _GLANCE_USERS, (dumps(users), resource_id, day_ms)
         ):
             known.users[name] = UserRow(user_id, tier_id, protected, has_own)
             found = None if used is None else (used, granted)
             known.counts[resource_id, day_ms, user_id] = found
+        known.strangers.update(name for name in users if name not in known.users)
         if keys:
             self._keys.update(dict.fromkeys(keys))
             self._keys.update(self._connection.execute(_GLANCE_KEYS, (dumps(keys),)).fetchall())
 
     def user_row(self, name: str) -> UserRow | None:
-        users = self._session.known.users
-        if name not in users:
+        known = self._session.known
+        user = known.users.get(name)
+        if user is None and name not in known.strangers:
             row = self._connection.execute(
                 "SELECT id, tier_id, protected, has_own FROM user WHERE name = ?", (name,)
             ).fetchone()
-            users[name] = None if row is None else UserRow(*row)
-        return users[name]
+            if row is None:
+                known.strangers.add(name)
+            else:
+                user = known.users[name] = UserRow(*row)
+        return user
 
     def count_of(self, user_id: int, resource_id: int, day_ms: int) -> tuple[int, int] | None:
         counts = self._session.known.counts
@@ -366,8 +373,7 @@ class Book(Queries):
         known = self._session.known
         if not known.next_entry_id:
             (newest,) = self._connection.execute("SELECT ifnull(max(id), 0) FROM entry").fetchone()
-            # Pruning may have emptied the table; an id never comes back all the same.
-            known.next_entry_id = max(newest, self.head.checkpoint_entry_id) + 1
+            known.next_entry_id = next_id(newest, self.head)
         return known.next_entry_id
 
     def next_user_id(self) -> int:
@@ -409,7 +415,7 @@ class Book(Queries):
                     # Taken from what is there, if it is.
                     del known.counts[place]
         for _, name, _ in changes.users:
-            known.users.pop(name, None)
+            known.strangers.discard(name)
         if changes.entries:
             known.next_entry_id = changes.entries[-1].id + 1
         self._keys = {}
@@ -585,6 +591,8 @@ class Book(Queries):
         )
         session.wants_full = value_of(session.settings, "durability") == "full"
         session.policy = policy
+        # A restore moves it in the old file, before that has its name taken.
+        session.same_until = 0.0
         return policy
 
     def _build_policy(self, head: Head) -> Policy:

@@ -7,12 +7,13 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from quotactl.engines.schema import APPLICATION_ID, SCHEMA_VERSION
+from quotactl.engines.sqlite import at_once
 from quotactl.engines.sqlite.book import Book
 from quotactl.engines.sqlite.failures import (
     code_of,
@@ -22,17 +23,9 @@ from quotactl.engines.sqlite.failures import (
     unusable,
     written_meanwhile,
 )
+from quotactl.engines.sqlite.files import Access, State, access_of, identity_of, state_of
 from quotactl.engines.sqlite.queue import Turnstile
-from quotactl.engines.sqlite.session import (
-    LOT,
-    REFUSE_COUNT,
-    REFUSE_DEMAND,
-    TAKE_COUNT,
-    TAKE_ENTRY,
-    TAKE_KEY,
-    TAKEN_BEFORE,
-    Session,
-)
+from quotactl.engines.sqlite.session import Session
 from quotactl.errors import (
     InvalidInput,
     LedgerBusy,
@@ -47,10 +40,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from quotactl.engines.sqlite.checks import Look
-    from quotactl.ledger.loaded import Asked, Counting
+    from quotactl.ledger.loaded import Asked
 
 Begun = TypeVar("Begun")
-Answer = TypeVar("Answer")
 
 TIMEOUT_S = 5.0
 CLOSING_TIMEOUT_S = 0.25
@@ -60,50 +52,14 @@ WAL_PAGES = 4000
 PAGE_SIZE = 2048
 # At most: what leads to the rows of ten million users is some 10 MB.
 CACHE_KIB = 16 * 1024
-DENIED_MAX = 10_000
-UNUSUAL_TIMES = 16
+# Who counts much looks up what the ledger's name means so often only: it would be a tenth of
+# each request, and whoever moves the ledger away is no more exact than that. `db restore` moves
+# the policy's version in the old file: who counts by that finds it moved, and looks.
+LOOK_S = 0.1
+LOOKS_FIRST = 64
 # The first with STRICT tables.
 OLDEST_SQLITE = (3, 37, 0)
-# No file system's times are coarser where this runs: the kernel's tick is 1 to 10 ms.
-TICK_NS = 20_000_000
-Access = Literal["rw", "ro", "frozen"]
 _MODES: dict[Access, str] = {"rw": "?mode=rw", "ro": "?mode=ro", "frozen": "?mode=ro&immutable=1"}
-
-
-_NOTHING = Known()
-
-
-class _Job(Generic[Answer]):
-    """A call for another thread to make, and what came of it."""
-
-    __slots__ = ("_answer", "_arguments", "_call", "_failure")
-
-    def __init__(self, call: Callable[..., Answer], *arguments: Any) -> None:
-        self._call = call
-        self._arguments = arguments
-        self._answer: list[Answer] = []
-        self._failure: BaseException | None = None
-
-    def __call__(self) -> None:
-        try:
-            self._answer.append(self._call(*self._arguments))
-        except BaseException as failure:  # noqa: BLE001 - it is raised where it was asked for
-            self._failure = failure
-
-    def answer(self) -> Answer:
-        if self._failure is not None:
-            raise self._failure
-        return self._answer[0]
-
-
-class State(NamedTuple):
-    """What a checkpoint changes about a ledger's file."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    wal_size: int
 
 
 class SqliteEngine:
@@ -125,8 +81,7 @@ class SqliteEngine:
         self._synced_full = True
         # Who was denied what lately: most of them ask again at once.
         self._denied: set[tuple[str, ...]] = set()
-        # How many more requests of theirs are not worth the short cut: to find out takes a turn.
-        self._unusual: dict[tuple[str, ...], int] = {}
+        self._looks = 0
         self._older_too = older_too
         self._access: Access = "rw"
         self._frozen: State | None = None
@@ -179,179 +134,11 @@ class SqliteEngine:
         """
         return _Writing(self, asked, durable)
 
-    def expects_denial(self, asked: Asked) -> bool:
-        return bool(self._denied) and asked[:2] in self._denied
-
-    def learn(self, asked: Asked, *, denied: bool) -> None:
-        if not denied:
-            self._denied.discard(asked[:2])
-            return
-        if len(self._denied) >= DENIED_MAX:
-            self._denied.clear()
-        self._denied.add(asked[:2])
-
-    # ---- the short cut: decided by what is known, before a transaction is begun
-
-    def stands(self, plan: Callable[[Known], object]) -> bool:
-        session = self._session
-        if session.shared or plan(session.known) is None:
-            return False
-        self._claim()
-        try:
-            if (
-                session is not self._session
-                or session.connection.in_transaction
-                or self._access == "frozen"
-                or identity_of(self._file) != self._identity
-            ):
-                return False
-            (version,) = session.execute("PRAGMA data_version").fetchone()
-            # Another thread may have written, and known more, since it was asked for.
-            return bool(version == session.known.version) and plan(session.known) is not None
-        except Exception as failure:
-            self._tell(failure)
-            raise
-        finally:
-            self._lock.release()
-
-    def count(
-        self, asked: Asked, plan: Callable[[Known], Counting | None]
-    ) -> tuple[int, bool] | None:
-        session = self._session
-        if session.policy is None or self._access != "rw":
-            return None
-        if self._unusual and self._is_unusual(asked):
-            return None
-        known = session.known
-        # Whether it will be refused decides how durable it is to be; to take it is the rule.
-        newest = known.next_entry_id
-        ahead = None if session.shared else plan(known)
-        if ahead is None and not session.shared and session.knows(asked):
-            return None
-        if self._pid != os.getpid() or not self._lock.acquire(False):
-            self._claim()
-        try:
-            queue = self._queue
-            if queue is None:
-                queue = self._queue = self._turnstile()
-            try:
-                if queue.enter_at_once():
-                    return self._count(asked, plan, known, newest, ahead)
-            finally:
-                # Also where a signal broke it off before it was known that the turn had come.
-                queue.leave()
-            job = _Job(self._count, asked, plan, known, newest, ahead)
-            try:
-                queue.run(job, time.monotonic() + self._timeout_s)
-            except BaseException:
-                # Broken off when it was under way: what it knows may be counted or not.
-                self._session.known = Known()
-                raise
-            return job.answer()
-        except Exception as failure:
-            self._tell(failure)
-            raise
-        finally:
-            self._lock.release()
-
-    def _count(
-        self,
-        asked: Asked,
-        plan: Callable[[Known], Counting | None],
-        known: Known,
-        newest: int,
-        ahead: Counting | None,
-    ) -> tuple[int, bool] | None:
-        """The same, in turn; `ahead` is what was planned by what was known until `newest`."""
-        session = self._session
-        try:
-            status = os.stat(self._file)  # noqa: PTH116 - as `identity_of` does it
-        except OSError:
-            return None
-        if (status.st_dev, status.st_ino) != self._identity or self._access != "rw":
-            return None
-        committing = False
-        try:
-            if session.connection.in_transaction:
-                # A signal broke off the end of the one before.
-                session.roll_back()
-            refusing = ahead is not None and ahead.refused is not None
-            full = session.wants_full and not refusing
-            if full != self._synced_full:
-                self._sync(full=full)
-            execute = session.execute
-            execute("BEGIN IMMEDIATE")
-            (version,) = execute("PRAGMA data_version").fetchone()
-            if (
-                version != known.version
-                or session.known is not known
-                or known.next_entry_id != newest
-                or ahead is None
-            ):
-                # Nobody knew, or others have written since: another process, or a thread.
-                session.refresh(version)
-                now_known = session.look_up(asked)
-                ahead = None if now_known is None else plan(now_known)
-                if ahead is None or (ahead.refused is not None) != refusing:
-                    execute("ROLLBACK")
-                    if session.shared and asked.user in session.known.users:
-                        self._note_unusual(asked)
-                    return None
-                known = session.known
-            else:
-                session.shared = False
-            user_id, resource_id, tier_id, amount, day_ms, refused = ahead
-            key = asked.key
-            entry_id = known.next_entry_id
-            # Put back when it is known how this ends.
-            session.known = _NOTHING
-            if refused is not None:
-                execute(REFUSE_COUNT, (resource_id, day_ms, user_id, amount))
-                execute(REFUSE_DEMAND, (*refused, amount))
-            elif key is None or execute(TAKE_KEY, (key, entry_id, asked.at_ms)).rowcount:
-                execute(TAKE_COUNT, (resource_id, day_ms, user_id, amount))
-                execute(
-                    TAKE_ENTRY,
-                    (entry_id, asked.at_ms, user_id, resource_id, tier_id, amount, day_ms),
-                )
-                place = (resource_id, day_ms, user_id)
-                used, granted = known.counts[place] or (0, 0)
-                # Before it is committed: should it fail, nothing of this is known any more.
-                known.counts[place] = (used + amount, granted)
-                known.next_entry_id = entry_id + 1
-                head = known.head
-                if head is not None and entry_id - head.summed_entry_id >= LOT:
-                    known.head = session.sum_up(head)
-            else:
-                same = execute(TAKEN_BEFORE, (key, user_id, resource_id, amount)).fetchone()
-                execute("ROLLBACK")
-                session.known = known
-                return None if same is None else (same[0], True)
-            committing = True
-            execute("COMMIT")
-            session.known = known
-            return entry_id, False
-        except BaseException as failure:
-            session.known = Known()
-            if session.connection.in_transaction:
-                session.roll_back()
-            known_as = self._of_commit(failure) if committing else failure
-            if known_as is not failure:
-                raise known_as from failure
-            raise
-
-    def _is_unusual(self, asked: Asked) -> bool:
-        left = self._unusual.get(asked[:2], 0)
-        if left > 1:
-            self._unusual[asked[:2]] = left - 1
-        elif left:
-            del self._unusual[asked[:2]]
-        return left > 0
-
-    def _note_unusual(self, asked: Asked) -> None:
-        if len(self._unusual) >= DENIED_MAX:
-            self._unusual.clear()
-        self._unusual[asked[:2]] = UNUSUAL_TIMES
+    # Requests of routine, decided by what is known.
+    stands = at_once.stands
+    count = at_once.count
+    expects_denial = at_once.expects_denial
+    learn = at_once.learn
 
     # ---- in detail
 
@@ -381,6 +168,19 @@ class SqliteEngine:
         finally:
             if alone:
                 self._lock.release()
+
+    def _is_same(self) -> bool:
+        """Whether the ledger's name still means the file that is open, or did a moment ago: in
+        turn, so that no restore is under way."""
+        session, now = self._session, time.monotonic()
+        if now < session.same_until:
+            return True
+        if identity_of(self._file) != self._identity:
+            return False
+        self._looks += 1
+        if self._looks > LOOKS_FIRST:
+            session.same_until = now + LOOK_S
+        return True
 
     # ---- the steps of a transaction, which the classes below take
 
@@ -685,20 +485,6 @@ class _Migrating(_Transaction[sqlite3.Connection]):
     _leave = _Writing._leave
 
 
-def identity_of(file: str) -> tuple[int, int] | None:
-    """What tells a file from another of its name; None where there is none.
-
-    By its name: to open it would be to drop SQLite's locks when it is closed.
-    """
-    try:
-        status = os.stat(file)  # noqa: PTH116 - a part of every decision; Path takes twice as long
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise unusable(f"{file} can't be reached", error) from None
-    return status.st_dev, status.st_ino
-
-
 def schema_version(connection: sqlite3.Connection, path: Path) -> int:
     """The schema's version of a ledger; LedgerCorrupt where the file is none."""
     with translated(path):
@@ -728,54 +514,6 @@ def check_schema(connection: sqlite3.Connection, path: Path, *, older_too: bool 
             f"{path} has schema {version}, this quotactl needs {SCHEMA_VERSION}",
             hint="bring it up to date: quotactl db migrate",
         )
-
-
-def access_of(path: Path) -> tuple[Access, State | None]:
-    """How this process may open a ledger, and for "frozen" the file's state.
-
-    Whoever reads a ledger in WAL mode needs its -shm, and makes it where there is none: in
-    a folder that can't be written, that fails; and one made by a mere reader would be in
-    the owner's way. So where this process may not write:
-
-    - "frozen": with nothing in the WAL all of the ledger is in the file, which is read as
-      it lies there, without locks (`immutable=1`). Only a checkpoint changes the file, and
-      then its times: whoever has read looks at them again.
-    - "ro": with a WAL, its owner's -shm must be there and readable.
-    """
-    real = os.path.realpath(path)
-    folder = os.path.dirname(real)  # noqa: PTH120 - with realpath a fifth of the time of Path
-    wal, shm = real + "-wal", real + "-shm"
-    if _may_write(real) and (_may_write(folder) or (_may_write(wal) and _may_write(shm))):
-        return "rw", None
-    # Some time after its last change: another one within the clock's tick would not show.
-    deadline = time.monotonic() + 1
-    while True:
-        state = state_of(path)
-        if state is None or state.wal_size:
-            return "ro", None
-        age_ns = time.time_ns() - state.mtime_ns
-        if not 0 <= age_ns < TICK_NS or time.monotonic() > deadline:
-            return "frozen", state
-        time.sleep(TICK_NS / 1e9)
-
-
-def _may_write(name: str) -> bool:
-    return os.access(name, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
-
-
-def state_of(path: Path) -> State | None:
-    """What a checkpoint changes about a file; None where there is none."""
-    real = os.path.realpath(path)
-    try:
-        # The file first: a checkpoint between the two then shows in the next look.
-        file = os.stat(real)  # noqa: PTH116
-    except OSError:
-        return None
-    try:
-        wal_size = os.stat(real + "-wal").st_size  # noqa: PTH116
-    except OSError:
-        wal_size = 0
-    return State(file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, wal_size)
 
 
 def _is_there(path: Path, timeout_s: float) -> bool:

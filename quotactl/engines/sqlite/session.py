@@ -4,26 +4,31 @@ that count a request of routine by it."""
 from __future__ import annotations
 
 import sqlite3
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from quotactl.errors import LedgerCorrupt
-from quotactl.ledger.loaded import Asked, Head, Known, UserRow
-from quotactl.policy.model import AMOUNT_MAX, Policy
+from quotactl.ledger.loaded import Head, Known, UserRow
+from quotactl.policy.model import Policy
+
+if TYPE_CHECKING:
+    from quotactl.ledger.loaded import Counted, Counting, Plan, Tally, Wanted
 
 # Sums of demand stop here rather than leave SQLite's integers: somebody who
 # asks for 2^53 units a thousand times must not break the counting of denials.
 SUM_MAX = 2**62
 # Entries that may wait for their demand to be summed up: reports look at so many.
 LOT = 1000
-# Users and counts that are kept known at a time: some megabytes.
-KNOWN_MAX = 20_000
+# What is kept known at a time, three for each user who asks: some megabytes.
+KNOWN_MAX = 30_000
 
 _HEAD_COLUMNS = """
 SELECT ledger.name, zone, ledger.created_at_ms, opened_at_ms, closed_until_ms, default_tier_id,
-       policy_version, checkpoint_entry_id, checkpoint_at_ms, summed_entry_id
+       policy_version, checkpoint_entry_id, checkpoint_at_ms, summed_entry_id, users_version
 """
 HEAD_LENGTH = len(Head._fields)
 HEAD = f"{_HEAD_COLUMNS} FROM ledger"
+# All that a request needs of which the user is known.
+_HEAD_AND_NEWEST = f"{_HEAD_COLUMNS}, (SELECT ifnull(max(id), 0) FROM entry) FROM ledger"
 # All that a request of one user needs, at once: each statement more costs half as much.
 _GLANCE = f"""
 {_HEAD_COLUMNS},
@@ -35,25 +40,26 @@ FROM ledger
   LEFT JOIN counter ON counter.resource_id = ?2 AND counter.period = 1440
     AND counter.starts_at_ms = ?3 AND counter.user_id = user.id
 """
-# The same for one request of routine: each column that is left out, and each sum of nothing,
-# is time.
-TAKE_KEY = """
-INSERT INTO idempotency_key (key, entry_id, at_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
+# What follows is the same for one request of routine: each column that is left out, and each
+# sum of nothing, is time.
+_LOOK = """
+SELECT (SELECT ifnull(max(id), 0) FROM entry), used, granted FROM ledger
+  LEFT JOIN counter ON resource_id = ? AND period = 1440 AND starts_at_ms = ? AND user_id = ?
 """
+# All that a request takes, and the transaction around it: a statement more costs as much as a
+# tenth of this. IntegrityError, and nothing of it, unless all is as it was decided by.
+_TAKE = f"INSERT INTO taking VALUES ({', '.join('?' * 12)})"
+_REFUSE = f"INSERT INTO refusing VALUES ({', '.join('?' * 15)})"
 # The entry of a key, if it is this very request and nothing of it was paid by grants, given
-# back or settled.
-TAKEN_BEFORE = """
-SELECT e.id FROM idempotency_key AS k JOIN entry AS e ON e.id = k.entry_id
-WHERE k.key = ? AND e.kind = 1 AND e.user_id = ? AND e.resource_id = ? AND e.amount = ?
-  AND e.granted = 0 AND NOT EXISTS (SELECT 1 FROM entry WHERE of_id = e.id)
-"""
-TAKE_COUNT = """
-INSERT INTO counter (resource_id, period, starts_at_ms, user_id, used) VALUES (?, 1440, ?, ?, ?)
-ON CONFLICT DO UPDATE SET used = used + excluded.used
-"""
-TAKE_ENTRY = """
-INSERT INTO entry (id, at_ms, kind, user_id, resource_id, tier_id, amount, granted, day_ms, periods)
-VALUES (?, ?, 1, ?, ?, ?, ?, 0, ?, '')
+# back or settled, and what the day has now; if all else is as it was decided by.
+_TAKEN_BEFORE = """
+SELECT e.id, ifnull(c.used, 0), ifnull(c.granted, 0)
+FROM ledger JOIN idempotency_key AS k ON k.key = ?4 JOIN entry AS e ON e.id = k.entry_id
+  LEFT JOIN counter AS c ON c.resource_id = ?1 AND c.period = 1440 AND c.starts_at_ms = ?2
+    AND c.user_id = ?3
+WHERE e.kind = 1 AND e.user_id = ?3 AND e.resource_id = ?1 AND e.amount = ?5 AND e.granted = 0
+  AND NOT EXISTS (SELECT 1 FROM entry WHERE of_id = e.id)
+  AND policy_version = ?6 AND users_version = ?7
 """
 _SUM_UP = f"""
 INSERT INTO demand_summed
@@ -62,17 +68,6 @@ SELECT hour_ms, resource_id, tier_id, reason, rule_kind, rule_id, sum(requests),
 FROM demand_tail WHERE true GROUP BY hour_ms, resource_id, tier_id
 ON CONFLICT DO UPDATE SET
   requests = requests + excluded.requests, used = min(used + excluded.used, {SUM_MAX})
-"""
-REFUSE_COUNT = f"""
-INSERT INTO counter (resource_id, period, starts_at_ms, user_id, denied) VALUES (?, 1440, ?, ?, ?)
-ON CONFLICT DO UPDATE SET denied = min(denied + excluded.denied, {AMOUNT_MAX})
-"""
-REFUSE_DEMAND = f"""
-INSERT INTO demand_summed
-  (hour_ms, resource_id, tier_id, reason, rule_kind, rule_id, requests, denied)
-VALUES (?, ?, ?, ?, ?, ?, 1, ?)
-ON CONFLICT DO UPDATE SET
-  requests = requests + 1, denied = min(denied + excluded.denied, {SUM_MAX})
 """
 
 
@@ -89,6 +84,8 @@ class Session:
         # Of the setting `durability`, which every transaction asks for.
         self.wants_full = True
         self.known = Known()
+        # Until when the ledger's name is taken to mean this file without a look.
+        self.same_until = 0.0
         # Whether another connection had written when last looked: then one does so often.
         self.shared = False
 
@@ -100,52 +97,87 @@ class Session:
     def refresh(self, version: int) -> Known:
         """What is known and still stands in this version."""
         known = self.known
-        # Counts are of each day and resource: more than users, and of days that are over, too.
-        known_rows = len(known.users) + len(known.counts)
-        if version == known.version and known_rows <= KNOWN_MAX:
+        if version == known.version:
             self.shared = False
             return known
-        self.shared = known.version not in (None, version)
-        known = self.known = Known(version)
+        if known.version is not None:
+            self.shared = True
+        known = self.known = Known(version, known)
         return known
 
-    def look_up(self, asked: Asked) -> Known | None:
-        """What is known, once refreshed, with what one request asks for; None where the policy
-        has moved."""
-        known, policy = self.known, self.policy
-        resource = None if policy is None else policy.resources_by_name.get(asked.resource)
+    def see(self, head: Head, policy: Policy) -> Known:
+        """What is known, with the ledger's row as it is now.
+
+        That may be later than the rest, by a statement: users stand only if it tells so.
+        """
+        known = self.known
+        # Another in its place, as another thread may be planning by it.
+        if known.rows() > KNOWN_MAX:
+            known = self.known = Known()
+        elif known.head is not None and known.head.users_version != head.users_version:
+            known = self.known = Known(None, known)
+        known.see(head, policy)
+        return known
+
+    def place(self, resource_name: str, now_ms: int) -> tuple[Policy, int, int] | None:
+        """The policy that is kept, and by it the resource's id and the day's start."""
+        policy = self.policy
+        resource = None if policy is None else policy.resources_by_name.get(resource_name)
         if policy is None or resource is None:
             return None
-        day_ms = policy.calendar.day(asked.at_ms).starts_at_ms
-        if not self._knows(known, asked.user, resource.id, day_ms):
-            row = self.glance(asked.user, resource.id, day_ms, None)
-            head = Head._make(row[:HEAD_LENGTH])
-            if head.policy_version != policy.version:
-                return None
-            keep(known, head, asked.user, resource.id, day_ms, row)
-            known.policy = policy
-        return known
+        return policy, resource.id, policy.calendar.day(now_ms).starts_at_ms
 
-    def knows(self, asked: Asked) -> bool:
+    def knows(self, name: str, resource_id: int, day_ms: int) -> bool:
         """Whether a look-up would find nothing that is not known."""
-        policy = self.policy
-        resource = None if policy is None else policy.resources_by_name.get(asked.resource)
-        if policy is None or resource is None:
+        known = self.known
+        if known.head is None or not known.next_entry_id:
             return False
-        day_ms = policy.calendar.day(asked.at_ms).starts_at_ms
-        return self._knows(self.known, asked.user, resource.id, day_ms)
+        user = known.users.get(name)
+        if user is None:
+            return name in known.strangers
+        return (resource_id, day_ms, user.id) in known.counts
 
-    def _knows(self, known: Known, name: str, resource_id: int, day_ms: int) -> bool:
-        if known.head is None or not known.next_entry_id or name not in known.users:
-            return False
-        user = known.users[name]
-        return user is None or (resource_id, day_ms, user.id) in known.counts
+    def look_up(self, name: str, resource_name: str, now_ms: int) -> Known | None:
+        """What is known, with all that a request of somebody needs; None where the policy that
+        is kept has moved, or knows no such resource."""
+        place = self.place(resource_name, now_ms)
+        if place is None:
+            return None
+        policy, resource_id, day_ms = place
+        row = self.glance(name, resource_id, day_ms)
+        head = Head._make(row[:HEAD_LENGTH])
+        if head.policy_version != policy.version:
+            return None
+        return self.keep(head, policy, name, resource_id, day_ms, row)
 
-    def glance(self, name: str, resource_id: int, day_ms: int, key: str | None) -> tuple[Any, ...]:
+    def glance(
+        self, name: str, resource_id: int, day_ms: int, key: str | None = None
+    ) -> tuple[Any, ...]:
         """Look up at once all that one request needs."""
         row: tuple[Any, ...] | None
         row = self.execute(_GLANCE, (name, resource_id, day_ms, key)).fetchone()
         return row if row is not None else headless()
+
+    def keep(
+        self,
+        head: Head,
+        policy: Policy,
+        name: str,
+        resource_id: int,
+        day_ms: int,
+        row: tuple[Any, ...],
+    ) -> Known:
+        """Know what a glance has found."""
+        newest, _, user_id, tier_id, protected, has_own, used, granted = row[HEAD_LENGTH:]
+        known = self.see(head, policy)
+        known.next_entry_id = next_id(newest, head)
+        if user_id is None:
+            known.strangers.add(name)
+        else:
+            known.users[name] = UserRow(user_id, tier_id, protected, has_own)
+            found = None if used is None else (used, granted)
+            known.counts[resource_id, day_ms, user_id] = found
+        return known
 
     def sum_up(self, head: Head) -> Head:
         """Add to hourly demand what only entries tell of it so far."""
@@ -161,19 +193,124 @@ class Session:
         self.known = Known()
         self.connection.execute("ROLLBACK")
 
+    # ---- one request of routine
 
-def keep(
-    known: Known, head: Head, name: str, resource_id: int, day_ms: int, row: tuple[Any, ...]
-) -> None:
-    """Know what a glance has found."""
-    newest, _, user_id, tier_id, protected, has_own, used, granted = row[HEAD_LENGTH:]
-    known.see(head)
-    known.next_entry_id = max(newest, head.checkpoint_entry_id) + 1
-    if user_id is None:
-        known.users[name] = None
-        return
-    known.users[name] = UserRow(user_id, tier_id, protected, has_own)
-    known.counts[resource_id, day_ms, user_id] = None if used is None else (used, granted)
+    def take(
+        self,
+        known: Known,
+        ahead: Counting,
+        amount: int,
+        key: str | None,
+        now_ms: int,
+        look: bool,
+    ) -> Counted | None:
+        """Count what was planned as taken, in a transaction of its own if none has begun.
+
+        None, and nothing of it, where anything is not as it was known. With `look` what others
+        change all the time is looked up.
+        """
+        tally, count, _ = ahead
+        place, entry_id = tally.place, known.next_entry_id
+        if look or count is None or not entry_id:
+            newest, used, granted = self.execute(_LOOK, place).fetchone() or headless()
+            count = (0, 0) if used is None else (used, granted)
+            entry_id = max(newest, known.guard[2]) + 1
+            if count[0] + amount > tally.most:
+                return None
+            if known.rows() > KNOWN_MAX:
+                self.known = Known()
+        head = known.head
+        if head is None or entry_id - head.summed_entry_id >= LOT:
+            # Not without demand being summed up.
+            return None
+        used, granted = count
+        try:
+            self.execute(
+                _TAKE,
+                (
+                    entry_id, now_ms, *place, tally.tier_id, amount, used,
+                    key, *known.guard,
+                ),
+            )  # fmt: skip
+        except sqlite3.IntegrityError:
+            # Others have written, or the key is known.
+            return None if key is None else self._before(known, tally, amount, key)
+        count = (used + amount, granted)
+        # Another thread may have put another in place of `known`.
+        known = self.known
+        known.counts[place] = count
+        known.next_entry_id = entry_id + 1
+        return tally, entry_id, count, False
+
+    def refuse(self, known: Known, ahead: Counting, amount: int, now_ms: int) -> Counted | None:
+        """The same for what was planned as refused."""
+        tally, count, refused = ahead
+        assert count is not None and refused is not None
+        by = (now_ms, *tally.place, amount, count[0], *refused, *known.guard)
+        try:
+            self.execute(_REFUSE, by)
+        except sqlite3.IntegrityError:
+            return None
+        return tally, None, count, False
+
+    def count_anew(self, wanted: Wanted, plan: Plan, refusing: bool) -> Counted | None:
+        """Look up what is not known, plan, and count, in a transaction that has begun.
+
+        None, and it is to be rolled back, where `plan` makes nothing of it, or does not refuse
+        although `refusing`, or the reverse.
+        """
+        user, resource, amount, key, now_ms = wanted
+        known: Known | None = self.refresh(self.version())
+        ahead = None
+        if not refusing and (known := self._seen()) is not None:
+            ahead = plan(known, *wanted)
+        if ahead is None and (known := self.look_up(user, resource, now_ms)) is not None:
+            ahead = plan(known, *wanted)
+        if known is None or ahead is None or (ahead[2] is not None) != refusing:
+            return None
+        if refusing:
+            return self.refuse(known, ahead, amount, now_ms)
+        head = known.head
+        if head is not None and known.next_entry_id - head.summed_entry_id >= LOT:
+            known.head = self.sum_up(head)
+        counted = self.take(known, ahead, amount, key, now_ms, False)
+        if counted is None or counted[3]:
+            # It will be rolled back.
+            known.head = head
+        return counted
+
+    def _seen(self) -> Known | None:
+        """What is known, with the ledger's row; None where the policy has moved."""
+        known, policy = self.known, self.policy
+        if policy is None:
+            return None
+        if known.head is None or not known.next_entry_id:
+            row = self.execute(_HEAD_AND_NEWEST).fetchone() or headless()
+            head = Head._make(row[:HEAD_LENGTH])
+            if head.policy_version != policy.version:
+                return None
+            known = self.see(head, policy)
+            known.next_entry_id = next_id(row[HEAD_LENGTH], head)
+        return known
+
+    def _before(self, known: Known, tally: Tally, amount: int, key: str) -> Counted | None:
+        """What the same request under its key came to, if it did."""
+        by = (*tally.place, key, amount, *known.guard[:2])
+        row = self.execute(_TAKEN_BEFORE, by).fetchone()
+        return None if row is None else (tally, row[0], (row[1], row[2]), True)
+
+
+def may_be_met(known: Known, user: object, resource: object, *, shared: bool) -> bool:
+    """Whether a look-up may find what makes a request of somebody, of whom `known` does not
+    tell enough, one of routine."""
+    if not (isinstance(user, str) and user.isprintable()) or user in known.users:
+        return False
+    return isinstance(resource, str) and (shared or user not in known.strangers)
+
+
+def next_id(newest: int, head: Head) -> int:
+    """The id of the next entry: pruning may have emptied the table, and none comes back."""
+    return max(newest, head.checkpoint_entry_id) + 1
 
 
 def headless() -> NoReturn:

@@ -1,0 +1,213 @@
+"""Requests of routine: decided by what this process knows, and counted in one statement.
+
+These are methods of `SqliteEngine`, and nearly all that a gateway does: a request of routine
+takes a plan, a turn in the queue, and one statement that counts nothing unless all is still as
+the plan had it. Where it is not, what is known is looked up anew in the same turn; where that
+is no matter of routine, the answer is None, and the caller decides in a transaction of `door`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from quotactl.engines.sqlite.files import identity_of
+from quotactl.engines.sqlite.session import may_be_met
+from quotactl.ledger.loaded import Known
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from quotactl.engines.sqlite.door import SqliteEngine
+    from quotactl.engines.sqlite.session import Session
+    from quotactl.ledger.loaded import Asked, Counted, Counting, Plan, Wanted
+
+Answer = TypeVar("Answer")
+DENIED_MAX = 10_000
+
+
+def stands(
+    engine: SqliteEngine, user: str, resource: str, amount: int, now_ms: int, plan: Plan
+) -> Counting | None:
+    """What `plan` makes of what is known, if nobody has written since."""
+    session = engine._session
+    if session.shared or plan(session.known, user, resource, amount, None, now_ms) is None:
+        return None
+    engine._claim()
+    try:
+        if (
+            session is not engine._session
+            or session.connection.in_transaction
+            or engine._access == "frozen"
+            or identity_of(engine._file) != engine._identity
+            or session.version() != session.known.version
+        ):
+            return None
+        # Another thread may have written, and known more, since it was asked for.
+        return plan(session.known, user, resource, amount, None, now_ms)
+    except Exception as failure:
+        engine._tell(failure)
+        raise
+    finally:
+        engine._lock.release()
+
+
+def count(
+    engine: SqliteEngine,
+    user: str,
+    resource: str,
+    amount: int,
+    key: str | None,
+    now_ms: int,
+    plan: Plan,
+) -> Counted | None:
+    """Count what `plan` decides by what is known."""
+    session = engine._session
+    known = session.known
+    ahead: Counting | None = plan(known, user, resource, amount, key, now_ms)
+    if ahead is None and not may_be_met(known, user, resource, shared=session.shared):
+        return None
+    if engine._pid != os.getpid() or not engine._lock.acquire(False):
+        engine._claim()
+    try:
+        if session is not engine._session:
+            # Another thread has gone over to another file.
+            return None
+        wanted = (user, resource, amount, key, now_ms)
+        if ahead is None:
+            # Before the turn, for which others may wait.
+            met = _meet(session, wanted, plan)
+            if met is None:
+                return None
+            known, ahead = met
+        queue = engine._queue
+        if queue is None:
+            if engine._access != "rw":
+                return None
+            queue = engine._queue = engine._turnstile()
+        try:
+            if queue.enter_at_once():
+                return _in_turn(engine, session, wanted, plan, known, ahead, False)
+        finally:
+            # Also where a signal broke it off before it was known that the turn had come.
+            queue.leave()
+        session.shared = True
+        if (user, resource) in engine._denied:
+            # Probably so again, which others' writing keeps from being known.
+            return None
+        job = _Job(partial(_in_turn, engine, session, wanted, plan, known, ahead, True))
+        try:
+            queue.run(job, time.monotonic() + engine._timeout_s)
+        except BaseException:
+            # Broken off when it was under way: what it knows may be counted or not.
+            session.known = Known()
+            raise
+        return job.answer()
+    except Exception as failure:
+        engine._tell(failure)
+        raise
+    finally:
+        engine._lock.release()
+
+
+def _meet(session: Session, wanted: Wanted, plan: Plan) -> tuple[Known, Counting] | None:
+    """Plan for somebody of whom too little is known, outside of a transaction."""
+    user, resource, _, _, now_ms = wanted
+    if session.connection.in_transaction:
+        # A signal broke off the end of the one before.
+        session.roll_back()
+    known = session.look_up(user, resource, now_ms)
+    ahead = None if known is None else plan(known, *wanted)
+    return None if known is None or ahead is None else (known, ahead)
+
+
+def _in_turn(
+    engine: SqliteEngine,
+    session: Session,
+    wanted: Wanted,
+    plan: Plan,
+    known: Known,
+    ahead: Counting,
+    waited: bool,
+) -> Counted | None:
+    """Count a request; `ahead` is what was planned by what was known of the session's file."""
+    if engine._access != "rw" or not engine._is_same():
+        return None
+    committing = False
+    try:
+        if session.connection.in_transaction:
+            # A signal broke off the end of the one before.
+            session.roll_back()
+        # To take is the rule, and decides how durable it is to be.
+        refusing = ahead[2] is not None
+        full = session.wants_full and not refusing
+        if full != engine._synced_full:
+            engine._sync(full=full)
+        if not session.shared or (waited and not refusing):
+            committing = True
+            _, _, amount, key, now_ms = wanted
+            if refusing:
+                counted = session.refuse(known, ahead, amount, now_ms)
+            else:
+                counted = session.take(known, ahead, amount, key, now_ms, waited)
+            if counted is not None:
+                return counted
+            committing = False
+        session.execute("BEGIN IMMEDIATE")
+        counted = session.count_anew(wanted, plan, refusing)
+        if counted is None or counted[3]:
+            session.execute("ROLLBACK")
+            return counted
+        committing = True
+        session.execute("COMMIT")
+        return counted
+    except BaseException as failure:
+        session.known = Known()
+        if session.connection.in_transaction:
+            session.roll_back()
+        known_as = engine._of_commit(failure) if committing else failure
+        if known_as is not failure:
+            raise known_as from failure
+        raise
+
+
+class _Job(Generic[Answer]):
+    """A call for another thread to make, and what came of it."""
+
+    __slots__ = ("_answer", "_call", "_failure")
+
+    def __init__(self, call: Callable[[], Answer]) -> None:
+        self._call = call
+        self._answer: list[Answer] = []
+        self._failure: BaseException | None = None
+
+    def __call__(self) -> None:
+        try:
+            self._answer.append(self._call())
+        except BaseException as failure:  # noqa: BLE001 - it is raised where it was asked for
+            self._failure = failure
+
+    def answer(self) -> Answer:
+        if self._failure is not None:
+            raise self._failure
+        return self._answer[0]
+
+
+# ---- a guess, on which nothing rests
+
+
+def expects_denial(engine: SqliteEngine, asked: Asked) -> bool:
+    """Whether this user was denied this resource lately: most of them ask again at once."""
+    return bool(engine._denied) and asked[:2] in engine._denied
+
+
+def learn(engine: SqliteEngine, asked: Asked, *, denied: bool) -> None:
+    """Remember for that guess how a request was decided."""
+    if not denied:
+        engine._denied.discard(asked[:2])
+        return
+    if len(engine._denied) >= DENIED_MAX:
+        engine._denied.clear()
+    engine._denied.add(asked[:2])
