@@ -3,8 +3,8 @@
 The yardstick is the bare script of `deciding` behind the same kind of queue, which is here in
 full: two lock files, of which a writer takes the first, waits with it for the second, hands
 the first on, does its work and gives back the second. For scale the same bare script without
-a queue, where SQLite's `busy_timeout` has writers poll. Each has its turn for some seconds,
-with processes of its own, which begin together.
+a queue, where SQLite's `busy_timeout` has writers poll. Each kind has processes of its own,
+which have their ledger open all the time, and all of which write for half a second in turn.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from bench import Figure, Options, milliseconds, progress, share, thousands
@@ -55,17 +56,29 @@ class QueuedBare(Bare):
 
 
 def measure(options: Options) -> Iterator[Figure]:
-    seconds = 0.3 if options.quick else 2.0
+    seconds, slices = (0.3, 1) if options.quick else (0.5, 4)
     make_ledger(options.folder / "product.db", "full", USERS).close()
     for kind in ("bare", "plain"):
         Bare(options.folder / f"{kind}.db", "full").close()
     taken: dict[str, list[Waits]] = {kind: [] for kind in KINDS}
-    for number in range(options.runs):
-        progress(f"processes: run {number + 1} of {options.runs}")
-        for kind in KINDS:
-            taken[kind].append(waits_of(kind, options.folder / f"{kind}.db", seconds))
+    with ExitStack() as stack:
+        writers = {
+            kind: stack.enter_context(Writers(kind, options.folder / f"{kind}.db"))
+            for kind in KINDS
+        }
+        for one in writers.values():
+            one.write(seconds)
+        for number in range(options.runs):
+            progress(f"processes: run {number + 1} of {options.runs}")
+            for waits in taken.values():
+                waits.append([[] for _ in range(WRITERS)])
+            for _ in range(slices):
+                for kind, one in writers.items():
+                    for waited, more in zip(taken[kind][-1], one.write(seconds), strict=True):
+                        waited.extend(more)
     totals = {
-        kind: [sum(map(len, waits)) / seconds for waits in runs] for kind, runs in taken.items()
+        kind: [sum(map(len, waits)) / seconds / slices for waits in runs]
+        for kind, runs in taken.items()
     }
     speed = tuple(a / b for a, b in zip(totals["product"], totals["bare"], strict=True))
     yield Figure(
@@ -125,35 +138,52 @@ def jain(shares: Sequence[int]) -> float:
     return sum(shares) ** 2 / (len(shares) * squares)
 
 
-def waits_of(kind: str, path: Path, seconds: float) -> Waits:
-    """How long each decision of each writer took, while all of them write for a while."""
-    command = [sys.executable, __file__, kind, str(path), "--seconds", str(seconds)]
-    writers = [
-        subprocess.Popen(
-            [*command, "--number", str(number)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(WRITERS)
-    ]
-    for writer in writers:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "ready\n"
-    for writer in writers:
-        assert writer.stdin is not None
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
-    # What they tell takes the processors: not before everybody has written their last.
-    for writer in writers:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "done\n"
-    told = [writer.communicate("tell\n", timeout=TIMEOUT_S)[0] for writer in writers]
-    return [json.loads(one) for one in told]
+class Writers:
+    """Processes that have the ledger open, as gateways have, and write when they are told."""
+
+    def __init__(self, kind: str, path: Path) -> None:
+        command = [sys.executable, __file__, kind, str(path)]
+        self._processes = [
+            subprocess.Popen(
+                [*command, "--number", str(number)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(WRITERS)
+        ]
+
+    def __enter__(self) -> Writers:
+        self._hear("ready")
+        return self
+
+    def write(self, seconds: float) -> Waits:
+        """How long each decision of each took, while all of them write for a while."""
+        self._say(str(seconds))
+        # What they tell takes the processors: not before everybody has written their last.
+        self._hear("done")
+        self._say("tell")
+        told = [process.stdout.readline() for process in self._processes if process.stdout]
+        return [json.loads(one) for one in told]
+
+    def _say(self, word: str) -> None:
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write(f"{word}\n")
+            process.stdin.flush()
+
+    def _hear(self, word: str) -> None:
+        for process in self._processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"{word}\n"
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.communicate(timeout=TIMEOUT_S)
 
 
-def be_writer(kind: str, path: Path, number: int, seconds: float) -> None:
-    """Consume without pause, then tell the wait of each decision."""
+def be_writer(kind: str, path: Path, number: int) -> None:
+    """Consume without pause as long as one is told to, then tell the wait of each decision."""
     anybody = random.Random(number).randrange
     bits = random.Random().getrandbits
     consume: Callable[[int, str], object]
@@ -169,16 +199,16 @@ def be_writer(kind: str, path: Path, number: int, seconds: float) -> None:
     # Not before everybody is there: what comes first is slower.
     consume(anybody(USERS), f"{bits(144):036x}")
     print("ready", flush=True)  # noqa: T201
-    sys.stdin.readline()
-    waits = []
     clock = time.perf_counter
-    end = clock() + seconds
-    while (began := clock()) < end:
-        consume(anybody(USERS), f"{bits(144):036x}")
-        waits.append(clock() - began)
-    print("done", flush=True)  # noqa: T201
-    sys.stdin.readline()
-    print(json.dumps(waits))  # noqa: T201
+    while word := sys.stdin.readline():
+        waits = []
+        end = clock() + float(word)
+        while (began := clock()) < end:
+            consume(anybody(USERS), f"{bits(144):036x}")
+            waits.append(clock() - began)
+        print("done", flush=True)  # noqa: T201
+        sys.stdin.readline()
+        print(json.dumps(waits), flush=True)  # noqa: T201
 
 
 def main() -> None:
@@ -186,9 +216,8 @@ def main() -> None:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("path", type=Path)
     parser.add_argument("--number", type=int, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
     asked = parser.parse_args()
-    be_writer(asked.kind, asked.path, asked.number, asked.seconds)
+    be_writer(asked.kind, asked.path, asked.number)
 
 
 if __name__ == "__main__":
