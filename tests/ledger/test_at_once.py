@@ -61,16 +61,19 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
     gateway.q.close()
 
 
-def of_what_is_known(gateway: Gateway, user: str, key: str | None) -> Callable[[], object]:
+def of_what_is_known(
+    gateway: Gateway, user: str, key: str | None, *, anyhow: bool = False
+) -> Callable[[], object]:
     """The statement for a request as it is decided now, to be run later."""
     from quotactl.operations.routine import _plan
 
     session, known = gateway.session, gateway.session.known
+    session.get_ready()
     ahead = _plan(known, user, "image", 1, key, NOW_MS)
     assert ahead is not None and ahead[1] is not None
     if ahead[2] is not None:
         return lambda: session.refuse(known, ahead, 1, NOW_MS)
-    return lambda: session.take(known, ahead, 1, key, NOW_MS, False)
+    return lambda: session.take(known, ahead, 1, key, NOW_MS, anyhow)
 
 
 CHANGES = (
@@ -95,6 +98,34 @@ def test_what_was_decided_by_something_else_is_not_counted(
     before = gateway.dump()
     assert count() is None
     assert gateway.dump() == before
+
+
+@pytest.mark.parametrize("change", [*CHANGES[:-1], "UPDATE counter SET used = 5"])
+def test_nor_is_what_is_taken_whatever_the_day_has(gateway: Gateway, change: str) -> None:
+    count = of_what_is_known(gateway, "ada", "k", anyhow=True)
+    gateway.sql(change)
+    before = gateway.dump()
+    assert count() is None
+    assert gateway.dump() == before
+
+
+def test_what_is_taken_whatever_the_day_has_says_what_it_has_found(gateway: Gateway) -> None:
+    count = of_what_is_known(gateway, "ada", "k", anyhow=True)
+    gateway.sql("UPDATE counter SET used = 4 WHERE used = 2")
+    gateway.sql("INSERT INTO entry (id, at_ms, kind, amount, granted) VALUES (70, 0, 1, 1, 0)")
+    counted: Any = count()
+    assert counted[1:] == (71, (5, 0), False)
+    assert gateway.sql("SELECT entry_id FROM idempotency_key WHERE key = 'k'") == [(71,)]
+
+
+def test_an_id_that_was_pruned_does_not_come_back(gateway: Gateway) -> None:
+    gateway.sql("DROP TRIGGER entry_is_kept")
+    gateway.sql("UPDATE ledger SET checkpoint_entry_id = 90")
+    gateway.sql("DELETE FROM entry")
+    for _ in range(2):
+        gateway.q.check(user="ada", resource="image")
+    counted: Any = of_what_is_known(gateway, "ada", "k", anyhow=True)()
+    assert counted[1] == 91
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,8 @@ def _in_turn(
         if session.connection.in_transaction:
             # A signal broke off the end of the one before.
             session.roll_back()
+        if not session.ready:
+            session.get_ready()
         # To take is the rule, and decides how durable it is to be.
         refusing = ahead[2] is not None
         full = session.wants_full and not refusing

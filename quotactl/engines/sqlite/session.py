@@ -40,15 +40,45 @@ FROM ledger
   LEFT JOIN counter ON counter.resource_id = ?2 AND counter.period = 1440
     AND counter.starts_at_ms = ?3 AND counter.user_id = user.id
 """
-# What follows is the same for one request of routine: each column that is left out, and each
-# sum of nothing, is time.
-_LOOK = """
-SELECT (SELECT ifnull(max(id), 0) FROM entry), used, granted FROM ledger
-  LEFT JOIN counter ON resource_id = ? AND period = 1440 AND starts_at_ms = ? AND user_id = ?
-"""
 # All that a request takes, and the transaction around it: a statement more costs as much as a
 # tenth of this. IntegrityError, and nothing of it, unless all is as it was decided by.
 _TAKE = f"INSERT INTO taking VALUES ({', '.join('?' * 12)})"
+# The same where only the limit is known, and not what the day has: of this connection alone,
+# as it tells what it has found by `quotactl_took`. What RETURNING would tell takes longer.
+_TAKE_NEXT = f"INSERT INTO temp.taking_next VALUES ({', '.join('?' * 12)})"
+_NEXT_ID = "max(ifnull((SELECT max(id) FROM entry), 0), new.checkpoint_entry_id) + 1"
+_MAKE_TAKE_NEXT = (
+    """
+    CREATE TEMP VIEW taking_next AS
+    SELECT NULL AS at_ms, NULL AS resource_id, NULL AS day_ms, NULL AS user_id, NULL AS tier_id,
+           NULL AS amount, NULL AS most, NULL AS lot, NULL AS key,
+           NULL AS policy_version, NULL AS users_version, NULL AS checkpoint_entry_id
+    WHERE false
+    """,
+    f"""
+    CREATE TEMP TRIGGER taking_next_is_counted INSTEAD OF INSERT ON taking_next
+    BEGIN
+      INSERT INTO idempotency_key (key, entry_id, at_ms)
+      SELECT new.key, {_NEXT_ID}, new.at_ms WHERE new.key IS NOT NULL;
+      INSERT INTO counter (resource_id, period, starts_at_ms, user_id, used)
+      SELECT new.resource_id, 1440, new.day_ms, new.user_id, new.amount FROM ledger
+      WHERE policy_version = new.policy_version AND users_version = new.users_version
+        AND checkpoint_entry_id = new.checkpoint_entry_id
+        AND ifnull(closed_until_ms, 0) <= new.at_ms
+        AND {_NEXT_ID} - summed_entry_id < new.lot
+      ON CONFLICT DO UPDATE SET used = used + excluded.used
+        WHERE used + excluded.used <= new.most;
+      SELECT RAISE(ABORT, 'taking: no room, or not as it was decided by') WHERE changes() = 0;
+      INSERT INTO entry
+        (id, at_ms, kind, user_id, resource_id, tier_id, amount, granted, day_ms, periods)
+      VALUES ({_NEXT_ID}, new.at_ms, 1, new.user_id, new.resource_id, new.tier_id,
+              new.amount, 0, new.day_ms, '');
+      SELECT quotactl_took((SELECT max(id) FROM entry), used, granted) FROM counter
+      WHERE resource_id = new.resource_id AND period = 1440 AND starts_at_ms = new.day_ms
+        AND user_id = new.user_id;
+    END
+    """,
+)
 _REFUSE = f"INSERT INTO refusing VALUES ({', '.join('?' * 15)})"
 # The entry of a key, if it is this very request and nothing of it was paid by grants, given
 # back or settled, and what the day has now; if all else is as it was decided by.
@@ -84,6 +114,8 @@ class Session:
         # Of the setting `durability`, which every transaction asks for.
         self.wants_full = True
         self.known = Known()
+        self.ready = False
+        self._took: tuple[int, ...] = ()
         # Until when the ledger's name is taken to mean this file without a look.
         self.same_until = 0.0
         # Whether another connection had written when last looked: then one does so often.
@@ -202,45 +234,60 @@ class Session:
         amount: int,
         key: str | None,
         now_ms: int,
-        look: bool,
+        anyhow: bool = False,
     ) -> Counted | None:
         """Count what was planned as taken, in a transaction of its own if none has begun.
 
-        None, and nothing of it, where anything is not as it was known. With `look` what others
-        change all the time is looked up.
+        None, and nothing of it, where anything is not as it was known; but `anyhow`, where
+        others count all the time, whatever the day has by now, if there is room.
         """
         tally, count, _ = ahead
-        place, entry_id = tally.place, known.next_entry_id
-        if look or count is None or not entry_id:
-            newest, used, granted = self.execute(_LOOK, place).fetchone() or headless()
-            count = (0, 0) if used is None else (used, granted)
-            entry_id = max(newest, known.guard[2]) + 1
-            if count[0] + amount > tally.most:
-                return None
-            if known.rows() > KNOWN_MAX:
-                self.known = Known()
-        head = known.head
-        if head is None or entry_id - head.summed_entry_id >= LOT:
-            # Not without demand being summed up.
-            return None
-        used, granted = count
+        place, entry_id, head = tally.place, known.next_entry_id, known.head
         try:
-            self.execute(
-                _TAKE,
-                (
-                    entry_id, now_ms, *place, tally.tier_id, amount, used,
-                    key, *known.guard,
-                ),
-            )  # fmt: skip
+            if anyhow or count is None or not entry_id:
+                self.execute(
+                    _TAKE_NEXT,
+                    (
+                        now_ms, *place, tally.tier_id, amount, tally.most, LOT, key,
+                        *known.guard,
+                    ),
+                )  # fmt: skip
+                entry_id, used, granted = self._took
+                if known.rows() > KNOWN_MAX:
+                    self.known = Known()
+            elif head is None or entry_id - head.summed_entry_id >= LOT:
+                # Not without demand being summed up.
+                return None
+            else:
+                used, granted = count
+                self.execute(
+                    _TAKE,
+                    (
+                        entry_id, now_ms, *place, tally.tier_id, amount, used, key,
+                        *known.guard,
+                    ),
+                )  # fmt: skip
+                used += amount
         except sqlite3.IntegrityError:
             # Others have written, or the key is known.
             return None if key is None else self._before(known, tally, amount, key)
-        count = (used + amount, granted)
+        count = (used, granted)
         # Another thread may have put another in place of `known`.
         known = self.known
         known.counts[place] = count
         known.next_entry_id = entry_id + 1
         return tally, entry_id, count, False
+
+    def get_ready(self) -> None:
+        """Make what `take` needs, once: outside of a transaction, which may be rolled back."""
+
+        def took(*found: int) -> None:
+            self._took = found
+
+        self.connection.create_function("quotactl_took", 3, took)
+        for statement in _MAKE_TAKE_NEXT:
+            self.connection.execute(statement)
+        self.ready = True
 
     def refuse(self, known: Known, ahead: Counting, amount: int, now_ms: int) -> Counted | None:
         """The same for what was planned as refused."""
@@ -273,7 +320,7 @@ class Session:
         head = known.head
         if head is not None and known.next_entry_id - head.summed_entry_id >= LOT:
             known.head = self.sum_up(head)
-        counted = self.take(known, ahead, amount, key, now_ms, False)
+        counted = self.take(known, ahead, amount, key, now_ms)
         if counted is None or counted[3]:
             # It will be rolled back.
             known.head = head
