@@ -71,9 +71,10 @@ def of_what_is_known(
     session.get_ready()
     ahead = _plan(known, user, "image", 1, key, NOW_MS)
     assert ahead is not None and ahead[1] is not None
+    planned = (ahead[0], None, None) if anyhow else ahead
     if ahead[2] is not None:
-        return lambda: session.refuse(known, ahead, 1, NOW_MS)
-    return lambda: session.take(known, ahead, 1, key, NOW_MS, anyhow)
+        return lambda: session.refuse(known, planned, 1, NOW_MS)
+    return lambda: session.take(known, planned, 1, key, NOW_MS)
 
 
 CHANGES = (
@@ -188,14 +189,14 @@ def test_who_is_denied_among_others_who_write_waits_for_no_turn_in_vain(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Turnstile, "enter_at_once", lambda _: False)
-    in_turn = at_once._in_turn
+    in_line = at_once._in_line
     turns: list[object] = []
 
     def seen(*asked: Any) -> Any:
-        turns.append(asked[2][0])
-        return in_turn(*asked)
+        turns.append(asked[3][0])
+        return in_line(*asked)
 
-    monkeypatch.setattr(at_once, "_in_turn", seen)
+    monkeypatch.setattr(at_once, "_in_line", seen)
     with quotactl.connect(gateway.path, clock=lambda: NOW, notify=False) as other:
         other.consume(user="bob", resource="image")
         # What is known now is that others have written, and nothing of zed's count.

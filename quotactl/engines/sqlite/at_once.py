@@ -9,6 +9,7 @@ is no matter of routine, the answer is None, and the caller decides in a transac
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quotactl.engines.sqlite.door import SqliteEngine
+    from quotactl.engines.sqlite.queue import Turnstile
     from quotactl.engines.sqlite.session import Session
     from quotactl.ledger.loaded import Asked, Counted, Counting, Plan, Wanted
 
@@ -89,7 +91,7 @@ def count(
             queue = engine._queue = engine._turnstile()
         try:
             if queue.enter_at_once():
-                return _in_turn(engine, session, wanted, plan, known, ahead, False)
+                return _in_turn(engine, session, wanted, plan, known, ahead)
         finally:
             # Also where a signal broke it off before it was known that the turn had come.
             queue.leave()
@@ -97,14 +99,7 @@ def count(
         if (user, resource) in engine._denied:
             # Probably so again, which others' writing keeps from being known.
             return None
-        job = _Job(partial(_in_turn, engine, session, wanted, plan, known, ahead, True))
-        try:
-            queue.run(job, time.monotonic() + engine._timeout_s)
-        except BaseException:
-            # Broken off when it was under way: what it knows may be counted or not.
-            session.known = Known()
-            raise
-        return job.answer()
+        return _in_line(engine, session, queue, wanted, plan, known, ahead)
     except Exception as failure:
         engine._tell(failure)
         raise
@@ -130,33 +125,96 @@ def _in_turn(
     plan: Plan,
     known: Known,
     ahead: Counting,
-    waited: bool,
 ) -> Counted | None:
     """Count a request; `ahead` is what was planned by what was known of the session's file."""
     if engine._access != "rw" or not engine._is_same():
         return None
-    committing = False
+    _, _, amount, key, now_ms = wanted
+    refusing = ahead[2] is not None
     try:
-        if session.connection.in_transaction:
-            # A signal broke off the end of the one before.
-            session.roll_back()
-        if not session.ready:
-            session.get_ready()
-        # To take is the rule, and decides how durable it is to be.
-        refusing = ahead[2] is not None
-        full = session.wants_full and not refusing
-        if full != engine._synced_full:
-            engine._sync(full=full)
-        if not session.shared or (waited and not refusing):
-            committing = True
-            _, _, amount, key, now_ms = wanted
+        _get_ready(engine, session, refusing)
+        if not session.shared:
             if refusing:
                 counted = session.refuse(known, ahead, amount, now_ms)
             else:
-                counted = session.take(known, ahead, amount, key, now_ms, waited)
+                counted = session.take(known, ahead, amount, key, now_ms)
             if counted is not None:
                 return counted
-            committing = False
+    except BaseException as failure:
+        _end_badly(engine, session, failure, committing=True)
+        raise
+    return _anew(engine, session, wanted, plan, refusing)
+
+
+def _in_line(
+    engine: SqliteEngine,
+    session: Session,
+    queue: Turnstile,
+    wanted: Wanted,
+    plan: Plan,
+    known: Known,
+    ahead: Counting,
+) -> Counted | None:
+    """The same for one of those who wait for each other: what can be done before the turn or
+    after it is not done in it."""
+    if engine._access != "rw":
+        return None
+    _, _, amount, key, now_ms = wanted
+    refusing = ahead[2] is not None
+    deadline = time.monotonic() + engine._timeout_s
+    try:
+        _get_ready(engine, session, refusing)
+        if not refusing:
+            statement = session.to_take_next(known, ahead, amount, key, now_ms)
+            try:
+                if not _done(queue, partial(_execute, engine, statement), deadline):
+                    return None
+                return session.took_next(ahead)
+            except sqlite3.IntegrityError:
+                # The key is known, there is no room, or others have changed more than counts.
+                if key is not None:
+                    before = session.before(known, ahead[0], amount, key)
+                    if before is not None:
+                        return before
+    except BaseException as failure:
+        # Also where it was broken off under way: what is known may be counted or not.
+        _end_badly(engine, session, failure, committing=True)
+        raise
+    try:
+        return _done(queue, partial(_anew, engine, session, wanted, plan, refusing), deadline)
+    except BaseException:
+        session.known = Known()
+        raise
+
+
+def _get_ready(engine: SqliteEngine, session: Session, refusing: bool) -> None:
+    if session.connection.in_transaction:
+        # A signal broke off the end of the one before.
+        session.roll_back()
+    if not session.ready:
+        session.get_ready()
+    # To take is the rule, and decides how durable it is to be.
+    full = session.wants_full and not refusing
+    if full != engine._synced_full:
+        engine._sync(full=full)
+
+
+def _execute(engine: SqliteEngine, statement: tuple[str, tuple[object, ...]]) -> bool:
+    """Run one statement in turn; False if the file is another one by now."""
+    if not engine._is_same():
+        return False
+    engine._session.execute(*statement)
+    return True
+
+
+def _anew(
+    engine: SqliteEngine, session: Session, wanted: Wanted, plan: Plan, refusing: bool
+) -> Counted | None:
+    """Look up in turn what is not known any more, and count; None if that is not enough."""
+    if not engine._is_same():
+        return None
+    committing = False
+    try:
         session.execute("BEGIN IMMEDIATE")
         counted = session.count_anew(wanted, plan, refusing)
         if counted is None or counted[3]:
@@ -166,13 +224,27 @@ def _in_turn(
         session.execute("COMMIT")
         return counted
     except BaseException as failure:
-        session.known = Known()
-        if session.connection.in_transaction:
-            session.roll_back()
-        known_as = engine._of_commit(failure) if committing else failure
-        if known_as is not failure:
-            raise known_as from failure
+        _end_badly(engine, session, failure, committing=committing)
         raise
+
+
+def _end_badly(
+    engine: SqliteEngine, session: Session, failure: BaseException, *, committing: bool
+) -> None:
+    """Forget what may not be so, and say so where it is not known whether it was kept."""
+    session.known = Known()
+    if session.connection.in_transaction:
+        session.roll_back()
+    known_as = engine._of_commit(failure) if committing else failure
+    if known_as is not failure:
+        raise known_as from failure
+
+
+def _done(queue: Turnstile, call: Callable[[], Answer], deadline: float) -> Answer:
+    """What comes of a call that is made in turn, by the thread that waits for it."""
+    job = _Job(call)
+    queue.run(job, deadline)
+    return job.answer()
 
 
 class _Job(Generic[Answer]):

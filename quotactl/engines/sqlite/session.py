@@ -228,55 +228,59 @@ class Session:
     # ---- one request of routine
 
     def take(
-        self,
-        known: Known,
-        ahead: Counting,
-        amount: int,
-        key: str | None,
-        now_ms: int,
-        anyhow: bool = False,
+        self, known: Known, ahead: Counting, amount: int, key: str | None, now_ms: int
     ) -> Counted | None:
         """Count what was planned as taken, in a transaction of its own if none has begun.
 
-        None, and nothing of it, where anything is not as it was known; but `anyhow`, where
-        others count all the time, whatever the day has by now, if there is room.
+        None, and nothing of it, where anything is not as it was known.
         """
         tally, count, _ = ahead
-        place, entry_id, head = tally.place, known.next_entry_id, known.head
+        entry_id, head = known.next_entry_id, known.head
         try:
-            if anyhow or count is None or not entry_id:
-                self.execute(
-                    _TAKE_NEXT,
-                    (
-                        now_ms, *place, tally.tier_id, amount, tally.most, LOT, key,
-                        *known.guard,
-                    ),
-                )  # fmt: skip
-                entry_id, used, granted = self._took
-                if known.rows() > KNOWN_MAX:
-                    self.known = Known()
-            elif head is None or entry_id - head.summed_entry_id >= LOT:
+            if count is None or not entry_id:
+                self.execute(*self.to_take_next(known, ahead, amount, key, now_ms))
+                return self.took_next(ahead)
+            if head is None or entry_id - head.summed_entry_id >= LOT:
                 # Not without demand being summed up.
                 return None
-            else:
-                used, granted = count
-                self.execute(
-                    _TAKE,
-                    (
-                        entry_id, now_ms, *place, tally.tier_id, amount, used, key,
-                        *known.guard,
-                    ),
-                )  # fmt: skip
-                used += amount
+            used, granted = count
+            self.execute(
+                _TAKE,
+                (
+                    entry_id, now_ms, *tally.place, tally.tier_id, amount, used, key,
+                    *known.guard,
+                ),
+            )  # fmt: skip
         except sqlite3.IntegrityError:
             # Others have written, or the key is known.
-            return None if key is None else self._before(known, tally, amount, key)
-        count = (used, granted)
+            return None if key is None else self.before(known, tally, amount, key)
+        count = (used + amount, granted)
         # Another thread may have put another in place of `known`.
         known = self.known
-        known.counts[place] = count
+        known.counts[tally.place] = count
         known.next_entry_id = entry_id + 1
         return tally, entry_id, count, False
+
+    def to_take_next(
+        self, known: Known, ahead: Counting, amount: int, key: str | None, now_ms: int
+    ) -> tuple[str, tuple[object, ...]]:
+        """The statement that takes what was planned whatever the day has by now, if there is
+        room; once `get_ready` was called."""
+        tally = ahead[0]
+        return _TAKE_NEXT, (
+            now_ms, *tally.place, tally.tier_id, amount, tally.most, LOT, key, *known.guard,
+        )  # fmt: skip
+
+    def took_next(self, ahead: Counting) -> Counted:
+        """What that statement has counted."""
+        tally = ahead[0]
+        entry_id, used, granted = self._took
+        known = self.known
+        if known.rows() > KNOWN_MAX:
+            known = self.known = Known()
+        known.counts[tally.place] = (used, granted)
+        known.next_entry_id = entry_id + 1
+        return tally, entry_id, (used, granted), False
 
     def get_ready(self) -> None:
         """Make what `take` needs, once: outside of a transaction, which may be rolled back."""
@@ -340,7 +344,7 @@ class Session:
             known.next_entry_id = next_id(row[HEAD_LENGTH], head)
         return known
 
-    def _before(self, known: Known, tally: Tally, amount: int, key: str) -> Counted | None:
+    def before(self, known: Known, tally: Tally, amount: int, key: str) -> Counted | None:
         """What the same request under its key came to, if it did."""
         by = (*tally.place, key, amount, *known.guard[:2])
         row = self.execute(_TAKEN_BEFORE, by).fetchone()
