@@ -19,7 +19,7 @@ import pytest
 
 import quotactl
 from quotactl.cli import main
-from quotactl.engines.sqlite import door
+from quotactl.engines.sqlite import files
 
 LIBC = ctypes.CDLL(None)
 PR_CAPBSET_DROP = 24
@@ -230,13 +230,13 @@ def test_a_reader_without_locks_sees_each_change_that_was_written_back(
     plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(door, "_may_write", lambda name: False)
+        patch.setattr(files, "_may_write", lambda name: False)
         reader = quotactl.connect(plain)
     for used in (1, 2):
         with quotactl.connect(plain) as writer:
             writer.consume(user="ada", resource="image")
         with monkeypatch.context() as patch:
-            patch.setattr(door, "_may_write", lambda name: False)
+            patch.setattr(files, "_may_write", lambda name: False)
             assert reader.check(user="ada", resource="image").used == used
     # And may write as soon as it may write.
     assert reader.consume(user="ada", resource="image").used == 3
@@ -248,7 +248,7 @@ def test_a_read_without_locks_under_which_the_file_changed_is_not_believed(
     plain: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(door, "_may_write", lambda name: False)
+        patch.setattr(files, "_may_write", lambda name: False)
         reader = quotactl.connect(plain)
 
     def read() -> None:

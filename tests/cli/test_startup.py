@@ -35,9 +35,9 @@ FRAME = names(
 )
 LEDGER = names(
     """
-    api cli.outcome engines engines.opening engines.schema engines.sqlite engines.sqlite.book
-    engines.sqlite.door engines.sqlite.failures engines.sqlite.queries engines.sqlite.queue
-    engines.sqlite.recorded engines.sqlite.session
+    api cli.outcome engines engines.opening engines.schema engines.sqlite engines.sqlite.at_once
+    engines.sqlite.book engines.sqlite.door engines.sqlite.failures engines.sqlite.files
+    engines.sqlite.queries engines.sqlite.queue engines.sqlite.recorded engines.sqlite.session
     ledger ledger.entries ledger.loaded ledger.values operations operations.acts
     operations.announced operations.batch operations.consume operations.corrections
     operations.reserve operations.routine operations.workspace policy policy.burndown
