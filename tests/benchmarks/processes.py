@@ -61,6 +61,7 @@ def measure(options: Options) -> Iterator[Figure]:
     for kind in ("bare", "plain"):
         Bare(options.folder / f"{kind}.db", "full").close()
     taken: dict[str, list[Waits]] = {kind: [] for kind in KINDS}
+    order = random.Random(1)
     with ExitStack() as stack:
         writers = {
             kind: stack.enter_context(Writers(kind, options.folder / f"{kind}.db"))
@@ -70,12 +71,14 @@ def measure(options: Options) -> Iterator[Figure]:
             one.write(seconds)
         for number in range(options.runs):
             progress(f"processes: run {number + 1} of {options.runs}")
-            for waits in taken.values():
-                waits.append([[] for _ in range(WRITERS)])
+            for runs in taken.values():
+                runs.append([[] for _ in range(WRITERS)])
             for _ in range(slices):
-                for kind, one in writers.items():
-                    for waited, more in zip(taken[kind][-1], one.write(seconds), strict=True):
-                        waited.extend(more)
+                # None is always the one that comes after another.
+                for kind in order.sample(KINDS, len(KINDS)):
+                    more = writers[kind].write(seconds)
+                    for waited, waits in zip(taken[kind][-1], more, strict=True):
+                        waited.extend(waits)
     totals = {
         kind: [sum(map(len, waits)) / seconds / slices for waits in runs]
         for kind, runs in taken.items()

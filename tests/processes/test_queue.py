@@ -99,15 +99,15 @@ def test_a_job_whose_turn_does_not_come_in_time_is_not_done_later(
 
 
 def test_a_job_that_fails_gives_back_the_turn(
-    ledger: Path, both: tuple[Turnstile, Turnstile], monkeypatch: pytest.MonkeyPatch
+    ledger: Path, both: tuple[Turnstile, Turnstile]
 ) -> None:
-    monkeypatch.setattr("threading.excepthook", lambda _: None)
     one, _ = both
 
     def job() -> None:
-        raise ValueError
+        raise ValueError("told")
 
-    one.run(job, soon())
+    with pytest.raises(ValueError, match="told"):
+        one.run(job, soon())
     assert is_free(ledger)
 
 

@@ -12,21 +12,18 @@ import os
 import sqlite3
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 from quotactl.engines.sqlite.files import identity_of
 from quotactl.engines.sqlite.session import may_be_met
 from quotactl.ledger.loaded import Known
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from quotactl.engines.sqlite.door import SqliteEngine
     from quotactl.engines.sqlite.queue import Turnstile
     from quotactl.engines.sqlite.session import Session
     from quotactl.ledger.loaded import Asked, Counted, Counting, Plan, Wanted
 
-Answer = TypeVar("Answer")
 DENIED_MAX = 10_000
 
 
@@ -167,7 +164,7 @@ def _in_line(
         if not refusing:
             statement = session.to_take_next(known, ahead, amount, key, now_ms)
             try:
-                if not _done(queue, partial(_execute, engine, statement), deadline):
+                if not queue.run(partial(_execute, engine, session, *statement), deadline):
                     return None
                 return session.took_next(ahead)
             except sqlite3.IntegrityError:
@@ -181,7 +178,7 @@ def _in_line(
         _end_badly(engine, session, failure, committing=True)
         raise
     try:
-        return _done(queue, partial(_anew, engine, session, wanted, plan, refusing), deadline)
+        return queue.run(partial(_anew, engine, session, wanted, plan, refusing), deadline)
     except BaseException:
         session.known = Known()
         raise
@@ -199,11 +196,13 @@ def _get_ready(engine: SqliteEngine, session: Session, refusing: bool) -> None:
         engine._sync(full=full)
 
 
-def _execute(engine: SqliteEngine, statement: tuple[str, tuple[object, ...]]) -> bool:
+def _execute(
+    engine: SqliteEngine, session: Session, statement: str, values: tuple[object, ...]
+) -> bool:
     """Run one statement in turn; False if the file is another one by now."""
-    if not engine._is_same():
+    if time.monotonic() >= session.same_until and not engine._is_same():
         return False
-    engine._session.execute(*statement)
+    session.execute(statement, values)
     return True
 
 
@@ -238,35 +237,6 @@ def _end_badly(
     known_as = engine._of_commit(failure) if committing else failure
     if known_as is not failure:
         raise known_as from failure
-
-
-def _done(queue: Turnstile, call: Callable[[], Answer], deadline: float) -> Answer:
-    """What comes of a call that is made in turn, by the thread that waits for it."""
-    job = _Job(call)
-    queue.run(job, deadline)
-    return job.answer()
-
-
-class _Job(Generic[Answer]):
-    """A call for another thread to make, and what came of it."""
-
-    __slots__ = ("_answer", "_call", "_failure")
-
-    def __init__(self, call: Callable[[], Answer]) -> None:
-        self._call = call
-        self._answer: list[Answer] = []
-        self._failure: BaseException | None = None
-
-    def __call__(self) -> None:
-        try:
-            self._answer.append(self._call())
-        except BaseException as failure:  # noqa: BLE001 - it is raised where it was asked for
-            self._failure = failure
-
-    def answer(self) -> Answer:
-        if self._failure is not None:
-            raise self._failure
-        return self._answer[0]
 
 
 # ---- a guess, on which nothing rests

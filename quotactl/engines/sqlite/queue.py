@@ -23,9 +23,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar, cast
 
 from quotactl.errors import LedgerBusy
 
+Answer = TypeVar("Answer")
 _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
 _TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
 # A turn that takes longer than this to come was waited for.
@@ -56,12 +58,17 @@ class Turnstile:
         if not self.enter_at_once():
             self._line_up(None, deadline)
 
-    def run(self, job: Callable[[], None], deadline: float) -> None:
-        """Have a job done in the turn and the turn given back, by another thread.
+    def run(self, job: Callable[[], Answer], deadline: float) -> Answer:
+        """What comes of a job that another thread does in the turn, and gives the turn back.
 
-        It is not begun after `deadline`: LedgerBusy. What it raises is its own to keep.
+        It is not begun after `deadline`: LedgerBusy.
         """
-        self._line_up(job, deadline)
+        waiter = self._line_up(job, deadline)
+        failure, answer = waiter.failure, waiter.answer
+        waiter.failure = waiter.answer = None
+        if failure is not None:
+            raise failure
+        return cast("Answer", answer)
 
     def enter_at_once(self) -> bool:
         """Take the turn if nobody else has it or waits for it."""
@@ -94,9 +101,10 @@ class Turnstile:
         os.close(self._queue)
         os.close(self._turn)
 
-    def _line_up(self, job: Callable[[], None] | None, deadline: float) -> None:
-        if self._waiter is None:
-            self._waiter = _Waiter(self._queue, self._turn)
+    def _line_up(self, job: Callable[[], object] | None, deadline: float) -> _Waiter:
+        waiter = self._waiter
+        if waiter is None:
+            waiter = self._waiter = _Waiter(self._queue, self._turn)
         # Also for the next time, if this one is given up: the thread stays in line,
         # on the very files that a quick try would lock.
         self._contended = True
@@ -104,13 +112,14 @@ class Turnstile:
         # in line again: measured with 8 writers, one was passed 140 times.
         _yield()
         began = time.monotonic()
-        waited_s = self._waiter.wait(job, deadline - began)
+        waited_s = waiter.wait(job, deadline - began)
         if waited_s is None:
             raise LedgerBusy(
                 f"{self._ledger.name} is busy: other writers held it all the time",
                 hint="safe to try again",
             )
         self._contended = waited_s > _AT_ONCE_S
+        return waiter
 
 
 class _Waiter:
@@ -127,7 +136,9 @@ class _Waiter:
         self._got.acquire()
         # Guards the rest.
         self._state = threading.Lock()
-        self._job: Callable[[], None] | None = None
+        self._job: Callable[[], object] | None = None
+        self.answer: object = None
+        self.failure: BaseException | None = None
         self.in_line = False
         self._wanted = False
         self._running = False
@@ -135,7 +146,7 @@ class _Waiter:
         self._came_at = 0.0
         threading.Thread(target=self._run, name="quotactl-queue", daemon=True).start()
 
-    def wait(self, job: Callable[[], None] | None, timeout_s: float) -> float | None:
+    def wait(self, job: Callable[[], object] | None, timeout_s: float) -> float | None:
         """Line up, or stay in line where an earlier wait was given up.
 
         Returns the seconds until the turn came: without a job it is the caller's now, with one
@@ -203,14 +214,17 @@ class _Waiter:
                 # While nobody else can: whoever stops it later closes the files.
                 ends = job is None and self._is_stopped()
             if job is not None:
+                failure: BaseException | None = None
                 try:
-                    job()
-                finally:
-                    flock(turn, fcntl.LOCK_UN)
-                    with self._state:
-                        self._running = False
-                        self._got.release()
-                        ends = self._is_stopped()
+                    self.answer = job()
+                except BaseException as broken:  # noqa: BLE001 - raised where it was asked for
+                    failure = broken
+                flock(turn, fcntl.LOCK_UN)
+                with self._state:
+                    self.failure = failure
+                    self._running = False
+                    self._got.release()
+                    ends = self._is_stopped()
             if ends:
                 os.close(self._queue)
                 os.close(turn)
