@@ -194,7 +194,7 @@ def turn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.usefixtures("turn")
 @settings(
-    max_examples=300 * LONG or 25,
+    max_examples=300 * LONG or 16,
     deadline=None,
     derandomize=not LONG,
     database=None,
