@@ -20,6 +20,7 @@ import quotactl
 from quotactl.engines.schema import SCHEMA_VERSION
 from quotactl.engines.sqlite import backup as files
 from quotactl.engines.sqlite import door
+from quotactl.engines.sqlite.queue import Turnstile
 from quotactl.engines.sqlite.whole import publish
 from quotactl.errors import LedgerBusy, LedgerCorrupt
 from quotactl.operations import audit
@@ -476,9 +477,10 @@ def test_threads_of_one_process_go_over_together(cli: Any) -> None:
         assert q.verify().ok
 
 
+@pytest.mark.parametrize("waits", [False, True])
 @pytest.mark.parametrize("asks_meanwhile", [False, True])
 def test_a_gateway_under_load_goes_over_with_its_next_request(
-    cli: Any, monkeypatch: pytest.MonkeyPatch, asks_meanwhile: bool
+    cli: Any, monkeypatch: pytest.MonkeyPatch, asks_meanwhile: bool, waits: bool
 ) -> None:
     # What the name means is looked up by none of those that follow.
     monkeypatch.setattr(door, "LOOK_S", 3600)
@@ -498,6 +500,8 @@ def test_a_gateway_under_load_goes_over_with_its_next_request(
 
         monkeypatch.setattr(files, "swap", asked_meanwhile)
         cli.ok(f"db restore {backup} --reason oops --yes")
+        if waits:
+            monkeypatch.setattr(Turnstile, "enter_at_once", lambda _: False)
         after = q.consume(user="ada", resource="image")
         assert after.used < before.used
         assert q.check(user="ada", resource="image").used == after.used

@@ -308,9 +308,12 @@ def test_a_retry_is_answered_with_what_holds_now(gateway: Gateway) -> None:
         gateway.q.consume(user="ada", resource="image", amount=1, idempotency_key="ada")
 
 
+@pytest.mark.parametrize("waits", [False, True])
 def test_hourly_demand_is_summed_up_every_so_many_entries(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, waits: bool
 ) -> None:
+    if waits:
+        monkeypatch.setattr(Turnstile, "enter_at_once", lambda _: False)
     monkeypatch.setattr("quotactl.engines.sqlite.session.LOT", 10)
     gateway.q.admin.set_limit(tier="free", resource="image", limit="1000/day", reason="x")
     for _ in range(35):

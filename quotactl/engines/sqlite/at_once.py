@@ -200,7 +200,7 @@ def _execute(
     engine: SqliteEngine, session: Session, statement: str, values: tuple[object, ...]
 ) -> bool:
     """Run one statement in turn; False if the file is another one by now."""
-    if time.monotonic() >= session.same_until and not engine._is_same():
+    if not engine._is_same():
         return False
     session.execute(statement, values)
     return True
