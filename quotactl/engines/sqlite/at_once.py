@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -87,16 +88,25 @@ def count(
                 return None
             queue = engine._queue = engine._turnstile()
         try:
-            if queue.enter_at_once():
-                return _in_turn(engine, session, wanted, plan, known, ahead)
+            at_once = queue.enter_at_once()
+            if at_once:
+                counted = _in_turn(engine, session, wanted, plan, known, ahead)
         finally:
             # Also where a signal broke it off before it was known that the turn had come.
             queue.leave()
-        session.shared = True
-        if (user, resource) in engine._denied:
-            # Probably so again, which others' writing keeps from being known.
-            return None
-        return _in_line(engine, session, queue, wanted, plan, known, ahead)
+        if not at_once:
+            session.shared = True
+            if (user, resource) in engine._denied:
+                # Probably so again, which others' writing keeps from being known.
+                return None
+            counted = _in_line(engine, session, queue, wanted, plan, known, ahead)
+        if counted is not None and counted[1] is not None and session.wants_full:
+            if counted[3]:
+                engine._settle()
+            elif session.wal is not None:
+                # It is told when it is on the disk, for which COMMIT did not wait.
+                engine._to_disk(session.wal)
+        return counted
     except Exception as failure:
         engine._tell(failure)
         raise
@@ -159,6 +169,10 @@ def _in_line(
     _, _, amount, key, now_ms = wanted
     refusing = ahead[2] is not None
     deadline = time.monotonic() + engine._timeout_s
+    if session.wal is None and session.wants_full:
+        # From now on nobody waits in turn for the disk; as before where that can't be.
+        with suppress(OSError):
+            engine._wal()
     try:
         _get_ready(engine, session, refusing)
         if not refusing:
@@ -191,7 +205,7 @@ def _get_ready(engine: SqliteEngine, session: Session, refusing: bool) -> None:
     if not session.ready:
         session.get_ready()
     # To take is the rule, and decides how durable it is to be.
-    full = session.wants_full and not refusing
+    full = session.wants_full and not refusing and session.wal is None
     if full != engine._synced_full:
         engine._sync(full=full)
 

@@ -105,6 +105,8 @@ class Book(Queries):
         self._session = session
         self._relaxed: Changes | None = None
         self._keys: dict[str, int | None] = {}
+        # Whether somebody may be told by a key of what was committed before.
+        self.recalled = False
         known, policy = session.refresh(session.version()), session.policy
         place = None if asked is None else session.place(asked.resource, asked.at_ms)
         row = None
@@ -346,11 +348,14 @@ class Book(Queries):
 
     def entry_of_key(self, key: str) -> int | None:
         if key in self._keys:
-            return self._keys[key]
-        row = self._connection.execute(
-            "SELECT entry_id FROM idempotency_key WHERE key = ?", (key,)
-        ).fetchone()
-        return None if row is None else int(row[0])
+            entry_id = self._keys[key]
+        else:
+            row = self._connection.execute(
+                "SELECT entry_id FROM idempotency_key WHERE key = ?", (key,)
+            ).fetchone()
+            entry_id = None if row is None else int(row[0])
+        self.recalled = self.recalled or entry_id is not None
+        return entry_id
 
     def reservation(self, reservation_id: int) -> Reservation | None:
         row = self._connection.execute(

@@ -18,6 +18,7 @@ from quotactl.engines.sqlite.book import Book
 from quotactl.engines.sqlite.failures import (
     code_of,
     gone,
+    maybe_kept,
     told,
     translated,
     unusable,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from quotactl.engines.sqlite.checks import Look
+    from quotactl.engines.sqlite.wal import Wal
     from quotactl.ledger.loaded import Asked
 
 Begun = TypeVar("Begun")
@@ -160,7 +162,7 @@ class SqliteEngine:
                     # Without lock files nobody writes here, and who only read makes none.
                     queue = queue or Turnstile(self._at, create=False)
                     queue.enter(time.monotonic() + CLOSING_TIMEOUT_S)
-            self._connection.close()
+            self._session.close()
             if queue is not None:
                 # Closing the lock files gives back the turn with them.
                 queue.close()
@@ -307,11 +309,7 @@ class SqliteEngine:
         """What failed, where COMMIT was what did."""
         if not isinstance(error, sqlite3.Error) or code_of(error) != sqlite3.SQLITE_IOERR:
             return error
-        # What was written may be found there after a crash, or not.
-        return QuotaError(
-            f"{self.path}: the disk failed ({error}); whether the last change was kept is unknown",
-            hint="try again with the same key",
-        )
+        return maybe_kept(self.path, error)
 
     def _go_over(self) -> None:
         """Open the file that has taken the ledger's name, as `db restore` puts one there.
@@ -322,9 +320,47 @@ class SqliteEngine:
             raise gone(self.path)
         connection, identity = self._open()
         # SQLite sees that the file has moved, and lets the new one's WAL be.
-        self._connection.close()
+        self._session.close()
         self._session, self._identity = Session(connection), identity
         self._synced_full = True
+
+    # ---- waiting for the disk, where COMMIT does not
+
+    def _wal(self) -> Wal | None:
+        """The WAL of the file that is open; None if another took its name, OSError if it
+        can't be opened."""
+        session = self._session
+        if session.wal is None:
+            from quotactl.engines.sqlite.wal import Wal
+
+            wal = Wal(self._file)
+            # Looked at afterwards: `db restore` takes away the ledger's name before its WAL's.
+            if identity_of(self._file) != self._identity:
+                wal.close()
+                return None
+            session.wal = wal
+        return session.wal
+
+    def _settle(self) -> None:
+        """Have on the disk what others have committed so far, in case they still wait for it:
+        before somebody is told by a key that a unit was taken."""
+        session = self._session
+        version = session.version()
+        if version == session.settled:
+            return
+        try:
+            wal = self._wal()
+        except OSError as error:
+            raise unusable(f"{self.path}-wal can't be opened", error) from error
+        if wal is not None:
+            self._to_disk(wal)
+            session.settled = version
+
+    def _to_disk(self, wal: Wal) -> None:
+        try:
+            wal.to_disk()
+        except OSError as error:
+            raise maybe_kept(self.path, error) from error
 
     def _sync(self, *, full: bool) -> None:
         if full != self._synced_full:
@@ -457,10 +493,12 @@ class _Writing(_Transaction[Book]):
     def _end(self, engine: SqliteEngine) -> None:
         engine._end(self._begun)
 
-    def _leave(self, engine: SqliteEngine, error: BaseException | None) -> None:  # noqa: ARG002
+    def _leave(self, engine: SqliteEngine, error: BaseException | None) -> None:
         # Also where a signal broke it off before it was known that the turn had come.
         if engine._queue is not None:
             engine._queue.leave()
+        if error is None and self._begun.recalled and engine._session.wants_full:
+            engine._settle()
 
 
 class _Migrating(_Transaction[sqlite3.Connection]):
@@ -482,7 +520,9 @@ class _Migrating(_Transaction[sqlite3.Connection]):
     def _end(self, engine: SqliteEngine) -> None:
         engine._session.execute("COMMIT")
 
-    _leave = _Writing._leave
+    def _leave(self, engine: SqliteEngine, error: BaseException | None) -> None:  # noqa: ARG002
+        if engine._queue is not None:
+            engine._queue.leave()
 
 
 def schema_version(connection: sqlite3.Connection, path: Path) -> int:

@@ -141,6 +141,14 @@ def _too_few_descriptors() -> OSError | None:
     return None
 
 
+def maybe_kept(path: Path, error: Exception) -> QuotaError:
+    """What is said where the disk failed with a change that may be found there all the same."""
+    return QuotaError(
+        f"{path}: the disk failed ({error}); whether the last change was kept is unknown",
+        hint="try again with the same key",
+    )
+
+
 def gone(path: Path) -> NotFound:
     """What is said where the ledger has vanished."""
     return NotFound(f"the ledger {path} is gone", hint="restore it: quotactl db restore BACKUP")

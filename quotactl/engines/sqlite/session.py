@@ -11,6 +11,7 @@ from quotactl.ledger.loaded import Head, Known, UserRow
 from quotactl.policy.model import Policy
 
 if TYPE_CHECKING:
+    from quotactl.engines.sqlite.wal import Wal
     from quotactl.ledger.loaded import Counted, Counting, Plan, Tally, Wanted
 
 # Sums of demand stop here rather than leave SQLite's integers: somebody who
@@ -120,6 +121,17 @@ class Session:
         self.same_until = 0.0
         # Whether another connection had written when last looked: then one does so often.
         self.shared = False
+        # Where this connection's commits leave it to their writer to wait for the disk.
+        self.wal: Wal | None = None
+        # The version up to which all commits of others are known to be on the disk.
+        self.settled: int | None = None
+
+    def close(self) -> None:
+        """Close the connection, and what else is open of the ledger."""
+        wal, self.wal = self.wal, None
+        if wal is not None:
+            wal.close()
+        self.connection.close()
 
     def version(self) -> int:
         """The version of what is seen, in a transaction that has begun or for a glance."""

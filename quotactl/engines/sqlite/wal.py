@@ -1,0 +1,51 @@
+"""Waiting for the disk after the turn instead of in it.
+
+With `synchronous=FULL` SQLite waits for the disk within COMMIT, and with it everybody in line:
+most of a turn is that wait. With NORMAL it only writes to the WAL. A writer among others
+commits so, gives back the turn, and then waits for the disk by itself, before anybody is told
+that the unit is taken. The waits of several go on at the same time, and one carries all that
+was written before it began.
+
+As durable as FULL: SQLite itself brings the WAL to the disk before a checkpoint copies from it,
+and the ledger before the WAL is written from its begin again; and after a power cut it takes
+of the WAL what is whole from the begin on, so that nothing stands there without what it was
+decided by. What differs is that others can see a unit before it is on the disk: nobody is told
+by a key that it was taken before this has waited too (`Session.settle`).
+"""
+
+from __future__ import annotations
+
+import os
+
+# What SQLite calls there, too.
+_to_disk = getattr(os, "fdatasync", os.fsync)
+
+
+class Wal:
+    """The WAL of a ledger that this process has open in SQLite.
+
+    On it SQLite has no locks that would be gone when this descriptor is closed: those are on
+    the ledger and its shm, which nothing but SQLite opens.
+    """
+
+    def __init__(self, file: str) -> None:
+        """Open the WAL of a ledger by the ledger's name; OSError if it can't be."""
+        real = os.path.realpath(file)
+        self._descriptor = os.open(real + "-wal", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            # Its name, too: SQLite brings that to the disk with the first commit that waits.
+            folder = os.open(os.path.dirname(real), os.O_RDONLY | os.O_CLOEXEC)  # noqa: PTH120
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except BaseException:
+            self.close()
+            raise
+
+    def to_disk(self) -> None:
+        """Return once all that was committed before the call is on the disk; else OSError."""
+        _to_disk(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
