@@ -2,6 +2,10 @@
 
     python tests/campaigns/power.py [--seed 1] [--rounds 200] [--durability full|relaxed]
 
+In every other run the processes are a crowd that does nothing but consume, so that they wait
+for the disk after their turns, and two of them always ask with the same keys: one is told that
+it took what the other may not have on the disk yet.
+
 A small library, compiled from `recorder.c` and loaded ahead of the C library, records what
 SQLite asks for while several processes write; they add to the same record each
 acknowledgement when they have it. An image is what a disk may hold after a cut: what was
@@ -36,25 +40,48 @@ import quotactl
 
 HEAD = struct.Struct("<cIQIH")
 SECTOR = 512
-IMAGES_PER_RUN = 20
 WRITERS = 3
+CROWD = 6
 
 
 # ---- the run that is recorded
 
 
-def record(path: Path, log: Path, seed: str, count: int) -> None:
+class Crowd:
+    """Single consumes; who has the same prefix asks the same."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._rng = random.Random(prefix)
+        self._number = 0
+
+    def next(self) -> Line:
+        self._number += 1
+        user, amount = f"u{self._rng.randrange(5)}", self._rng.randint(1, 4)
+        key = f"{self._prefix}-{self._number}"
+        return {"do": "consume", "user": user, "amount": amount, "key": key}
+
+    def learn(self, op: Line, answer: Line) -> None:
+        """Nothing to go on with."""
+
+
+def record(path: Path, log: Path, seed: str, count: int, crowded: bool) -> None:
     """In the recorded process: write with several processes, which come and go."""
-    children = [Child(write, path, log, f"{seed}.{n}", count) for n in range(WRITERS)]
+    if crowded:
+        # As many writes in all.
+        count, prefixes = count * WRITERS // CROWD, [f"{seed}.{n // 2}" for n in range(CROWD)]
+    else:
+        prefixes = [f"{seed}.{n}" for n in range(WRITERS)]
+    children = [Child(write, path, log, prefix, count, crowded) for prefix in prefixes]
     for _ in rig.listen(children):
         pass
     for child in children:
         child.reap()
 
 
-def write(tell: Tell, path: Path, log: Path, prefix: str, count: int) -> None:
-    rng = random.Random(prefix)
-    load = Load(prefix, rng)
+def write(tell: Tell, path: Path, log: Path, prefix: str, count: int, crowded: bool) -> None:
+    rng = random.Random(f"{prefix}.{os.getpid()}" if crowded else prefix)
+    load = Crowd(prefix) if crowded else Load(prefix, rng)
     file = os.open(log, os.O_WRONLY | os.O_APPEND)
     q = quotactl.connect(path, timeout_s=rig.DEADLINE_S, notify=False)
     for _ in range(count):
@@ -272,7 +299,9 @@ def tell_history(tell: Tell, path: Path) -> None:
     )
 
 
-def campaign(seed: int, rounds: int, durability: str, writes: int) -> dict[str, Any]:
+def campaign(
+    seed: int, rounds: int, durability: str, writes: int, images_per_run: int
+) -> dict[str, Any]:
     began = time.monotonic()
     figures = {"images": 0, "events": 0, "fsyncs": 0, "acknowledged": 0, "lost": 0}
     losses: list[int] = []
@@ -290,7 +319,7 @@ def campaign(seed: int, rounds: int, durability: str, writes: int) -> dict[str, 
             ],
             check=True,
         )
-        for run in range(-(-rounds // IMAGES_PER_RUN)):
+        for run in range(-(-rounds // images_per_run)):
             of_run = f"{seed}.{run}"
             rng = random.Random(of_run)
             path, log = Path(folder) / f"run{run}" / "ledger.db", Path(folder) / f"log{run}"
@@ -304,6 +333,7 @@ def campaign(seed: int, rounds: int, durability: str, writes: int) -> dict[str, 
                 [
                     sys.executable, __file__, "--record", path, "--log", log,
                     "--seed-of-run", of_run, "--writes", str(writes), "--pages", str(pages),
+                    *(["--crowded"] if run % 2 else []),
                 ],
                 env={
                     **os.environ, "LD_PRELOAD": str(library),
@@ -316,7 +346,7 @@ def campaign(seed: int, rounds: int, durability: str, writes: int) -> dict[str, 
             history["audit"] = [tuple(row) for row in history["audit"]]
             events = events_of(log)
             require(any(e.kind == "W" for e in events), "nothing was recorded")
-            count = min(IMAGES_PER_RUN, rounds - run * IMAGES_PER_RUN)
+            count = min(images_per_run, rounds - run * images_per_run)
             cuts = [rng.randrange(len(events)) for _ in range(count)]
             for line in rig.spread(try_images, cuts, base, log, history, of_run):
                 figures["images"] += 1
@@ -341,17 +371,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--durability", default="full", choices=["full", "relaxed"])
     parser.add_argument("--writes", type=int, default=300, help="of each of three processes")
+    parser.add_argument("--images", type=int, default=20, help="of each run")
     parser.add_argument("--record", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--log", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seed-of-run", help=argparse.SUPPRESS)
     parser.add_argument("--pages", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--crowded", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.record:
         rig.checkpoint_every(asked.pages)
-        record(asked.record, asked.log, asked.seed_of_run, asked.writes)
+        record(asked.record, asked.log, asked.seed_of_run, asked.writes, asked.crowded)
         return
     try:
-        rig.report(campaign(asked.seed, asked.rounds, asked.durability, asked.writes))
+        rig.report(campaign(asked.seed, asked.rounds, asked.durability, asked.writes, asked.images))
     except Failure as failure:
         sys.exit(str(failure))
 

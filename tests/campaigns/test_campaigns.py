@@ -59,9 +59,9 @@ def test_a_power_cut_leaves_a_prefix_of_history_and_in_full_all_that_was_acknowl
     durability: str,
 ) -> None:
     (found,) = figures(
-        "power.py", "--rounds", "6", "--writes", "40", "--durability", durability
+        "power.py", "--rounds", "8", "--images", "4", "--writes", "40", "--durability", durability
     )  # fmt: skip
-    assert found["images"] == 6
-    assert found["acknowledged"] == 120
+    assert found["images"] == 8
+    assert found["acknowledged"] == 240
     if durability == "full":
         assert found["lost"] == 0
