@@ -146,6 +146,18 @@ class Known:
         self.guard = (head.policy_version, head.users_version, head.checkpoint_entry_id)
         self.open_from_ms = max(head.opened_at_ms, head.closed_until_ms or head.opened_at_ms)
 
+    def meet(
+        self, name: str, found: Sequence[Any] | None, resource_id: int, day_ms: int
+    ) -> None:
+        """Know somebody, by the row with id, tier id, protected and has_own, and what the day
+        has of a resource, both None where there is none; nobody where there is no row."""
+        if found is None:
+            self.strangers.add(name)
+            return
+        user_id, tier_id, protected, has_own, used, granted = found
+        self.users[name] = UserRow(user_id, tier_id, protected, has_own)
+        self.counts[resource_id, day_ms, user_id] = None if used is None else (used, granted)
+
     def rows(self) -> int:
         """How much is known, which somebody has to bound."""
         return len(self.users) + len(self.strangers) + len(self.counts) + len(self.tallies)

@@ -464,6 +464,7 @@ def at_night(options: Options, size: Size) -> Iterator[Figure]:
     path = options.folder / "night.db"
     progress("growth: copying")
     shutil.copyfile(size.path, path)
+    to_disk(path)
     day = today_ms()
     scans, alone, waits, idle, peaks = [], [], [], [], []
     for number in range(options.runs):
@@ -512,6 +513,8 @@ def pruning(options: Options, size: Size, path: Path, day: int) -> Iterator[Figu
             plain.execute("PRAGMA synchronous = OFF")
             plain.execute("UPDATE ledger SET checkpoint_at_ms = ?", (old + DAY_MS,))
             plain.execute(OLD_COUNTERS, (old, size.users))
+        # Or the first checkpoint would wait for these hundreds of megabytes too.
+        to_disk(path)
         found = with_consumer(path, size, day, lambda: close(path, day))
         pruned = found["pruned"]
         waits.append(found["longest_ms"])
@@ -527,6 +530,12 @@ def pruning(options: Options, size: Size, path: Path, day: int) -> Iterator[Figu
         note=f"pruned in {statistics.median(seconds):.1f} s",
         values=tuple(waits),
     )
+
+
+def to_disk(path: Path) -> None:
+    """Wait for what was written to a file that nobody has open."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def reopen(path: Path, day: int) -> None:

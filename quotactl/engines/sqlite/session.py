@@ -7,7 +7,7 @@ import sqlite3
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from quotactl.errors import LedgerCorrupt
-from quotactl.ledger.loaded import Head, Known, UserRow
+from quotactl.ledger.loaded import Head, Known
 from quotactl.policy.model import Policy
 
 if TYPE_CHECKING:
@@ -40,6 +40,13 @@ FROM ledger
   LEFT JOIN user ON user.name = ?1
   LEFT JOIN counter ON counter.resource_id = ?2 AND counter.period = 1440
     AND counter.starts_at_ms = ?3 AND counter.user_id = user.id
+"""
+# The same of somebody, where the ledger's row about itself is known.
+_MEET = """
+SELECT user.id, user.tier_id, user.protected, user.has_own, counter.used, counter.granted
+FROM user LEFT JOIN counter ON counter.resource_id = ?2 AND counter.period = 1440
+  AND counter.starts_at_ms = ?3 AND counter.user_id = user.id
+WHERE user.name = ?1
 """
 # All that a request takes, and the transaction around it: a statement more costs as much as a
 # tenth of this. IntegrityError, and nothing of it, unless all is as it was decided by.
@@ -188,6 +195,12 @@ class Session:
         if place is None:
             return None
         policy, resource_id, day_ms = place
+        known = self.known
+        if known.policy is policy and known.next_entry_id and known.rows() <= KNOWN_MAX:
+            # Whoever counts makes sure that the ledger's row is still as it was.
+            found = self.execute(_MEET, (name, resource_id, day_ms)).fetchone()
+            known.meet(name, found, resource_id, day_ms)
+            return known
         row = self.glance(name, resource_id, day_ms)
         head = Head._make(row[:HEAD_LENGTH])
         if head.policy_version != policy.version:
@@ -212,15 +225,10 @@ class Session:
         row: tuple[Any, ...],
     ) -> Known:
         """Know what a glance has found."""
-        newest, _, user_id, tier_id, protected, has_own, used, granted = row[HEAD_LENGTH:]
+        newest, _, *found = row[HEAD_LENGTH:]
         known = self.see(head, policy)
         known.next_entry_id = next_id(newest, head)
-        if user_id is None:
-            known.strangers.add(name)
-        else:
-            known.users[name] = UserRow(user_id, tier_id, protected, has_own)
-            found = None if used is None else (used, granted)
-            known.counts[resource_id, day_ms, user_id] = found
+        known.meet(name, None if found[0] is None else found, resource_id, day_ms)
         return known
 
     def sum_up(self, head: Head) -> Head:
