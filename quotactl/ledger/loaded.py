@@ -146,9 +146,7 @@ class Known:
         self.guard = (head.policy_version, head.users_version, head.checkpoint_entry_id)
         self.open_from_ms = max(head.opened_at_ms, head.closed_until_ms or head.opened_at_ms)
 
-    def meet(
-        self, name: str, found: Sequence[Any] | None, resource_id: int, day_ms: int
-    ) -> None:
+    def meet(self, name: str, found: Sequence[Any] | None, resource_id: int, day_ms: int) -> None:
         """Know somebody, by the row with id, tier id, protected and has_own, and what the day
         has of a resource, both None where there is none; nobody where there is no row."""
         if found is None:

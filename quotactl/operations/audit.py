@@ -8,7 +8,6 @@ the digest gives nothing away.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -80,12 +79,19 @@ def row_hash(previous: str, row: Mapping[str, Any]) -> str:
     """SHA-256, in hex, over the hash before and the row's fields as canonical JSON."""
     fields = [row[field] for field in _FIELDS]
     content = json.dumps([previous, *fields], ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(content.encode("ascii")).hexdigest()
+    return _sha256(content.encode("ascii"))
 
 
 def text_digest(salt: str, text: str) -> str:
     """SHA-256, in hex, over a salt and a free text."""
-    return hashlib.sha256(f"{salt}\n{text}".encode()).hexdigest()
+    return _sha256(f"{salt}\n{text}".encode())
+
+
+def _sha256(content: bytes) -> str:
+    # Here, so that whoever only lists and reports need not load OpenSSL.
+    import hashlib
+
+    return hashlib.sha256(content).hexdigest()
 
 
 def broken_links(book: Reading) -> Iterator[str]:

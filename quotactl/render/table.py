@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -40,8 +41,7 @@ def table(
 
     With NO_COLOR there are no escape sequences at all; Rich by itself would keep bold.
     """
-    # Not Rich's own measure: into a pipe it takes the width of the terminal on stdin.
-    width = shutil.get_terminal_size((80, 24)).columns
+    width = _width()
     console = Console(
         width=width,
         color_system=None if os.environ.get("NO_COLOR") else "auto",
@@ -69,6 +69,18 @@ def table(
             console.print(Text(neutralise(caption), style="dim"))
     # Rich pads lines with blanks up to the table's edge; they only get in the way.
     return "".join(f"{line.rstrip(' ')}\n" for line in captured.get().splitlines())
+
+
+def _width() -> int:
+    # Not Rich's own measure: into a pipe it takes the width of the terminal on stdin. And not
+    # the one of `shutil`, with which a tenth of the modules of a whole command would come.
+    columns, stdout = 0, sys.__stdout__
+    with suppress(ValueError):
+        columns = int(os.environ.get("COLUMNS", ""))
+    if columns <= 0 and stdout is not None:
+        with suppress(ValueError, OSError):
+            columns = os.get_terminal_size(stdout.fileno()).columns
+    return columns if columns > 0 else 80
 
 
 def _grid(rows: list[Mapping[str, Any]], columns: Sequence[str], widths: list[int]) -> Table:

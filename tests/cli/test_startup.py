@@ -19,7 +19,7 @@ import pytest
 DEAR = {
     "typer", "rich", "sqlite_utils", "pydantic", "click", "tomllib", "csv", "asyncio", "tempfile",
     "dataclasses", "inspect", "uuid", "secrets", "logging", "subprocess", "argparse", "difflib",
-    "traceback", "decimal",
+    "traceback", "decimal", "hashlib", "shutil",
 }  # fmt: skip
 
 
@@ -66,24 +66,25 @@ LISTS = names(
     """
 )
 
+ON = "throttle on --name a --resource image --cap 9/day --reason x --yes"
 COMMANDS: dict[str, tuple[set[str], set[str]]] = {
     "consume ada image": (GATEWAY, {"sqlite3"}),
     "check ada image": (GATEWAY, {"sqlite3"}),
-    "throttle on --resource image --cap 9/day --reason x --yes": (
+    ON: (
         FRAME | LEDGER | ACTS | THROTTLE, {"sqlite3", "hashlib"},
     ),
-    "throttle off 1 --reason x": (
+    "throttle off a --reason x": (
         FRAME | LEDGER | ACTS | THROTTLE | LISTS, {"sqlite3", "hashlib"},
     ),
     "status": (
         FRAME | LEDGER | LISTS | {"cli.status", "operations.close", "reports.status",
                                   "render.table"},
-        {"sqlite3", "hashlib", "rich"},
+        {"sqlite3", "rich"},
     ),
     "report usage": (
         FRAME | LEDGER | LISTS | {"cli.report", "cli.options", "operations.days",
                                   "reports.usage", "render.table"},
-        {"sqlite3", "hashlib", "rich"},
+        {"sqlite3", "rich"},
     ),
     "--version": ({"_version", "cli", "errors"}, set()),
 }  # fmt: skip
@@ -122,12 +123,15 @@ def ours_of(modules: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_imports_what_it_uses_and_no_more(line: str, cli: Any) -> None:
-    cli.ok("throttle on --name a --resource image --cap 5/day --reason x --yes -q")
+@pytest.mark.usefixtures("cli")
+def test_a_command_imports_what_it_uses_and_no_more(line: str) -> None:
+    if line != ON:
+        # By the clock of the processes, or it would be over for them.
+        modules_after(*ON.split())
     own, others = COMMANDS[line]
     loaded = modules_after(*line.split(), terminal="rich" in others)
     assert ours_of(loaded) <= own
-    dear = DEAR - (_brought_by_rich() if "rich" in others else set())
+    dear = DEAR - others - (_brought_by_rich() if "rich" in others else set())
     assert (loaded & dear) == set()
     assert others <= loaded
 

@@ -166,13 +166,13 @@ def test_a_user_is_not_looked_up_again_because_others_were_served(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[str] = []
-    glance = Session.glance
+    look_up = Session.look_up
 
     def seen(self: Session, name: str, *more: Any) -> Any:
         looked.append(name)
-        return glance(self, name, *more)
+        return look_up(self, name, *more)
 
-    monkeypatch.setattr(Session, "glance", seen)
+    monkeypatch.setattr(Session, "look_up", seen)
     with quotactl.connect(gateway.path, clock=lambda: NOW, notify=False) as other:
         assert other.consume(user="bob", resource="image").used == 1
         assert other.consume(user="ada", resource="image").used == 3
@@ -286,6 +286,33 @@ def test_who_was_changed_while_another_was_looked_up_is_looked_up_anew(
             gateway.q.check(user=who, resource="image")
         denied = gateway.q.consume(user="ada", resource="image")
         assert (denied.allowed, denied.limit) == (False, 2)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("late", [False, True])
+def test_who_is_changed_while_being_looked_up_is_not_counted_by_what_was(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, late: bool, waits: bool
+) -> None:
+    if waits:
+        monkeypatch.setattr(Turnstile, "enter_at_once", lambda _: False)
+    gateway.q.admin.set_limit(tier="plus", resource="image", limit="2/day", reason="x")
+    gateway.sql("INSERT INTO user (name, created_at_ms) VALUES ('bob', 0)")
+    gateway.q.consume(user="ada", resource="image")
+    assert gateway.session.known.head is not None
+    look_up = Session.look_up
+
+    def meanwhile(self: Session, *asked: Any) -> Any:
+        monkeypatch.setattr(Session, "look_up", look_up)
+        before = look_up(self, *asked) if late else None
+        gateway.sql("UPDATE user SET tier_id = 2 WHERE name = 'bob'")
+        return before if late else look_up(self, *asked)
+
+    monkeypatch.setattr(Session, "look_up", meanwhile)
+    denied = gateway.q.consume(user="bob", resource="image", amount=3)
+    assert (denied.allowed, denied.tier, denied.limit) == (False, "plus", 2)
+    assert Session.look_up is look_up
+    allowed = gateway.q.consume(user="bob", resource="image", amount=2)
+    assert (allowed.allowed, allowed.tier) == (True, "plus")
 
 
 def test_a_retry_is_answered_with_what_holds_now(gateway: Gateway) -> None:

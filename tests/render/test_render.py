@@ -167,6 +167,18 @@ def test_not_a_number_is_no_json() -> None:
         render({"x": float("nan")}, "json")
 
 
+@pytest.mark.parametrize("columns", ["", "0", "-5", "wide", "9" * 5000])
+def test_a_width_that_is_none_is_that_of_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    wide = [{"user": "u" * 90, "used": 3}]
+    at_80 = render(wide, "table")
+    monkeypatch.setenv("COLUMNS", columns)
+    assert render(wide, "table") == at_80
+    monkeypatch.setenv("COLUMNS", "120")
+    assert render(wide, "table") != at_80
+
+
 def test_a_wide_list_becomes_blocks_and_no_name_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     row = {f"column_{n}": f"value-{n}-" + "x" * 14 for n in range(8)}
     text = render([row, row], "table")
