@@ -10,7 +10,6 @@ import os
 import pty
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 
