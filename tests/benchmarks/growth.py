@@ -48,6 +48,7 @@ from generator import DAY_MS, generate
 
 import quotactl
 from quotactl.engines.schema import SCHEMA_VERSION
+from quotactl.engines.sqlite.door import CACHE_KIB, WAL_PAGES
 from quotactl.reports import listing, usage
 
 POINT = "5 growth"
@@ -73,6 +74,15 @@ WHERE c.resource_id = 1 AND c.period = 1440 AND c.starts_at_ms = ? GROUP BY tier
 SCANNED = """
 SELECT count(*), sum(used), sum(granted), sum(denied) FROM counter
 WHERE resource_id = 1 AND period = 1440 AND starts_at_ms = ?
+"""
+FOUND = "SELECT id, tier_id FROM user WHERE name = ?"
+TAKEN = """
+INSERT INTO counter (resource_id, period, starts_at_ms, user_id, used) VALUES (1, 1440, ?, ?, 1)
+ON CONFLICT DO UPDATE SET used = used + 1 WHERE used < 5000
+"""
+ENTERED = """
+INSERT INTO entry (id, at_ms, kind, user_id, resource_id, tier_id, amount, granted, day_ms, periods)
+VALUES (?, ?, 1, ?, 1, ?, 1, 0, ?, '')
 """
 OLD_COUNTERS = """
 INSERT INTO counter (resource_id, period, starts_at_ms, user_id, used)
@@ -165,16 +175,24 @@ def today_ms() -> int:
 def consuming(
     options: Options, sizes: Sequence[Size], durability: str, grown: dict[str, list[float]]
 ) -> Iterator[Figure]:
-    """Single consumes with keys, by any of all users."""
+    """Single consumes with keys, by any of all users; beside them what a bare script makes of
+    copies of the smallest and the largest ledger."""
+    # Before anybody has them open: a copy would lack what is in the WAL.
+    bares = {
+        f"bare {size.name}": Bare(size, options.folder / f"bare-{size.name}.db", durability)
+        for size in (sizes[0], sizes[-1])
+    }
     ledgers = [quotactl.connect(size.path, notify=False) for size in sizes]
     for q in ledgers:
         q.admin.set_setting("durability", durability)
     count = options.few(20, 100)
+    subjects = {
+        size.name: consumer(q, size.users or STRANGERS, count)
+        for size, q in zip(sizes, ledgers, strict=True)
+    }
+    subjects |= {name: bare.consumer(count) for name, bare in bares.items()}
     taken = in_turn(
-        {
-            size.name: consumer(q, size.users or STRANGERS, count)
-            for size, q in zip(sizes, ledgers, strict=True)
-        },
+        subjects,
         runs=options.runs,
         # Enough for a checkpoint or more in each run: those belong to the price.
         slices=options.few(2, 40),
@@ -183,15 +201,20 @@ def consuming(
     for q in ledgers:
         q.admin.set_setting("durability", "full")
         q.close()
+    for bare in bares.values():
+        bare.remove()
+    bare_empty, bare_large = (taken[name] for name in bares)
     empty, large = taken[sizes[0].name], taken[sizes[-1].name]
     what = f"consume, {durability}, {sizes[-1].name} users"
     p50 = ratios(large, empty, statistics.median)
+    bare_p50 = ratios(bare_large, bare_empty, statistics.median)
     yield Figure(
         POINT,
         f"{what}: p50 to empty",
         statistics.median(p50),
         bound=1.5,
-        beside=" to ".join(milliseconds(one.median(statistics.median)) for one in (large, empty)),
+        beside=beside(large, empty),
+        note=f"a bare script {statistics.median(bare_p50):.2f} x, {beside(bare_large, bare_empty)}",
         values=p50,
     )
     speed = ratios(empty, large)
@@ -202,9 +225,53 @@ def consuming(
         bound=0.5,
         at_most=False,
         beside=" to ".join(thousands(one.per_second()) for one in (large, empty)),
+        note=f"a bare script {statistics.median(ratios(bare_empty, bare_large)):.2f} x",
         values=speed,
     )
-    grown[f"consume, {durability}, mean"] = [1 / one.per_second() for one in taken.values()]
+    grown[f"consume, {durability}, mean"] = [1 / taken[size.name].per_second() for size in sizes]
+
+
+class Bare:
+    """The least that could serve on the same tables: no rule and no promise, but whoever asks is
+    found by name."""
+
+    def __init__(self, size: Size, path: Path, durability: str) -> None:
+        progress(f"growth: copying {size.path.name}")
+        self._path, self._users = path, size.users or STRANGERS
+        shutil.copyfile(size.path, path)
+        to_disk(path)
+        self.db = sqlite3.connect(path, isolation_level=None)
+        self.db.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+        self.db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        self.db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
+        (self._newest,) = self.db.execute("SELECT ifnull(max(id), 0) FROM entry").fetchone()
+        if not size.users:
+            self.db.executemany(
+                "INSERT OR IGNORE INTO user (name, created_at_ms) VALUES (?, 0)",
+                [(f"user-{1 + number:07}",) for number in range(STRANGERS)],
+            )
+
+    def consumer(self, count: int) -> Subject:
+        users = self._users
+        anybody = random.Random(users + 1).randrange
+        bits = random.Random().getrandbits
+        execute, day = self.db.execute, today_ms()
+
+        def consume() -> None:
+            name, key, at = f"user-{1 + anybody(users):07}", f"{bits(144):036x}", now_ms()
+            execute("BEGIN IMMEDIATE")
+            user_id, tier_id = execute(FOUND, (name,)).fetchone()
+            if execute(TAKEN, (day, user_id)).rowcount:
+                self._newest += 1
+                execute(ENTERED, (self._newest, at, user_id, tier_id, day))
+                execute("INSERT INTO idempotency_key VALUES (?, ?, ?)", (key, self._newest, at))
+            execute("COMMIT")
+
+        return lambda: steps(consume, count)
+
+    def remove(self) -> None:
+        self.db.close()
+        self._path.unlink()
 
 
 def consumer(q: quotactl.Ledger, users: int, count: int) -> Subject:
