@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from quotactl.ledger.entries import Changes, Entry, Reservation
 from quotactl.ledger.loaded import (
+    ALL_IDS,
     Asked,
     Counted,
     CounterValue,
@@ -386,8 +387,13 @@ class Reading(Protocol):
         """All demand of one day."""
         ...
 
-    def users_counted(self, starts_at_ms: int, reset_at_ms: int) -> int:
-        """Users with any demand in one day; looks at each of their counters."""
+    def next_user_id(self) -> int:
+        """The id that nobody has had yet, after all others."""
+        ...
+
+    def users_counted(self, starts_at_ms: int, reset_at_ms: int, ids: range = ALL_IDS) -> int:
+        """Users with any demand in one day, of those with these ids; looks at each of their
+        counters."""
         ...
 
     def timed_out(self, now_ms: int, count: int) -> list[int]:
@@ -431,8 +437,6 @@ class Writing(Reading, Protocol):
     """The same view, while no other process may write."""
 
     def next_entry_id(self) -> int: ...
-
-    def next_user_id(self) -> int: ...
 
     def store(self, changes: Changes) -> None:
         """Add the net effect of this transaction to the ledger."""

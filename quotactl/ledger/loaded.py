@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # The fields of a request, and when it is, in ms.
 Wanted = tuple[str, str, int, str | None, int]
 Row = dict[str, Any]
+ALL_IDS = range(2**63 - 1)
 # These two are made for each request: a named tuple takes five times as long.
 #
 # How a request is to be counted: where; (used, granted) by which that was decided; and the key

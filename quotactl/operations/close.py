@@ -33,6 +33,8 @@ GRACE_MS = 10 * MINUTE_MS
 
 CHUNK = 10_000
 HOLDS_CHUNK = 500
+# Of how many users the counters are looked at in one view.
+USERS_CHUNK = 500_000
 # How often a day's users are counted again because somebody was counted meanwhile.
 COUNTS_MAX = 3
 # Between two chunks of pruning, so that consumers get their turn.
@@ -158,7 +160,8 @@ def _close_next(engine: Engine, now_ms: int, actor: str) -> tuple[ClosedDay, lis
             if day.reset_at_ms + GRACE_MS > now_ms:
                 return None
             seen = view.day_totals(*day)
-            users = view.users_counted(*day)
+            ids = range(1, view.next_user_id())
+        users = _users_counted(engine, day, ids)
         with engine.writing() as book:
             if _next_day(book) != day:
                 continue
@@ -169,6 +172,19 @@ def _close_next(engine: Engine, now_ms: int, actor: str) -> tuple[ClosedDay, lis
                     continue
                 users = book.users_counted(*day)
             return _close(book, day, users, totals, now_ms, actor)
+
+
+def _users_counted(engine: Engine, day: Window, ids: range) -> int:
+    """How many users had any demand in a day, if nobody was counted in it meanwhile.
+
+    Not in one view: the WAL could not be written back under it, and whoever is next to
+    commit would have all of that to do.
+    """
+    users = 0
+    for start in ids[::USERS_CHUNK]:
+        with engine.reading() as view:
+            users += view.users_counted(*day, range(start, start + USERS_CHUNK))
+    return users
 
 
 def _close(

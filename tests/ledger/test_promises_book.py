@@ -21,6 +21,7 @@ from quotactl import (
     connect,
     create,
 )
+from quotactl.engines.sqlite.queries import Queries
 from quotactl.operations.audit import row_hash
 
 if TYPE_CHECKING:
@@ -133,6 +134,38 @@ def test_pruning_carries_live_balances_and_verify_starts_there(world: World) -> 
     assert world.counters() == days, "day counters stay"
     assert world.counters(period=60) == []
     assert world.q.verify().ok
+
+
+@pytest.mark.parametrize("times", [0, 1, 2, 5])
+def test_the_users_of_a_day_are_counted_in_parts_and_anew_where_more_came_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    world.admin.create_resource("text")
+    world.limit("9/day", resource="text")
+    for name, resource in zip("aabcdefg", ["image", "text"] * 4, strict=True):
+        world.consume(user=name, resource=resource)
+    gateway = world.reopened()
+    gateway.clock = lambda day=world.now: day  # type: ignore[misc]
+    newcomers = iter(range(times))
+    whole = Queries.users_counted
+
+    def counted(self: Queries, *day: Any) -> int:
+        users = whole(self, *day)
+        if not self._connection.in_transaction or len(day) == 2:
+            return users
+        for n in newcomers:
+            # One who has asked before, and one who is new: the gateway's clock is behind.
+            assert gateway.consume(user="a", resource="text").allowed
+            assert gateway.consume(user=f"new{n}", resource="text").allowed
+            break
+        return users
+
+    monkeypatch.setattr(Queries, "users_counted", counted)
+    monkeypatch.setattr("quotactl.operations.close.USERS_CHUNK", 2)
+    world.later(days=1)
+    (closed,) = world.q.close_days().closed
+    entries = world.sql("SELECT count(DISTINCT user_id), count(*) FROM entry")
+    assert [(closed.users, closed.requests)] == entries
 
 
 def test_a_balance_is_carried_again_and_again(world: World) -> None:

@@ -381,10 +381,6 @@ class Book(Queries):
             known.next_entry_id = next_id(newest, self.head)
         return known.next_entry_id
 
-    def next_user_id(self) -> int:
-        (newest,) = self._connection.execute("SELECT ifnull(max(id), 0) FROM user").fetchone()
-        return int(newest) + 1
-
     def store(self, changes: Changes) -> None:
         if changes.empty:
             return

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from quotactl.engines.sqlite.recorded import CLOCKS_APART_MS, Recorded, marks, total
-from quotactl.ledger.loaded import Row, Sought
+from quotactl.ledger.loaded import ALL_IDS, Row, Sought
 from quotactl.policy.window import HALF_DAY_MS
 
 if TYPE_CHECKING:
@@ -164,8 +164,13 @@ class Queries(Recorded):
         found = self._connection.execute(_DAYS_COUNTED, {"r": resource_id, "from": from_ms})
         return [start for (start,) in found if start is not None]
 
-    def users_counted(self, starts_at_ms: int, reset_at_ms: int) -> int:
-        """Users with any demand in one day; looks at each of their counters."""
+    def next_user_id(self) -> int:
+        (newest,) = self._connection.execute("SELECT ifnull(max(id), 0) FROM user").fetchone()
+        return int(newest) + 1
+
+    def users_counted(self, starts_at_ms: int, reset_at_ms: int, ids: range = ALL_IDS) -> int:
+        """Users with any demand in one day, of those with these ids; looks at each of their
+        counters."""
         each = [
             (resource_id, start)
             for (resource_id,) in self._connection.execute("SELECT id FROM resource").fetchall()
@@ -177,13 +182,15 @@ class Queries(Recorded):
             return 0
         one = (
             "SELECT user_id FROM counter "
-            "WHERE resource_id = ? AND period = 1440 AND starts_at_ms = ?"
+            "WHERE resource_id = ? AND period = 1440 AND starts_at_ms = ? "
+            "AND user_id >= ? AND user_id < ?"
         )
         # Each is in the order of the users already: SQLite merges them, and keeps nothing.
         all_of_them = " UNION ".join([one] * len(each))
         ordered = "" if len(each) == 1 else " ORDER BY user_id"
         (users,) = self._connection.execute(
-            f"SELECT count(*) FROM ({all_of_them}{ordered})", [x for pair in each for x in pair]
+            f"SELECT count(*) FROM ({all_of_them}{ordered})",
+            [x for pair in each for x in (*pair, ids.start, ids.stop)],
         ).fetchone()
         return int(users)
 
