@@ -169,6 +169,9 @@ def test_who_is_told_by_a_key_waits_for_what_others_may_still_wait_for(
 def test_where_the_disk_fails_it_is_not_known_whether_the_unit_was_kept(
     q: quotactl.Ledger, disk: Disk
 ) -> None:
+    # What was there before is, which is found out by a look.
+    assert q.consume(user="ada", resource="image", idempotency_key="first").replayed
+    disk.waits.clear()
     disk.fails = OSError(errno.EIO, os.strerror(errno.EIO))
     for _ in range(2):
         with pytest.raises(quotactl.QuotaError, match="is unknown") as failure:
@@ -177,8 +180,41 @@ def test_where_the_disk_fails_it_is_not_known_whether_the_unit_was_kept(
     disk.fails = None
     again = q.consume(user="ada", resource="image", idempotency_key="k")
     assert (again.replayed, again.used) == (True, 3)
+    assert disk.waits == [(True, 3)] * 3
     assert q.consume(user="ada", resource="image").used == 4
     assert q.verify().ok
+
+
+@pytest.mark.usefixtures("crowd")
+def test_a_wait_that_was_broken_off_is_made_up_for_by_a_retry(
+    q: quotactl.Ledger, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert q.consume(user="ada", resource="image", idempotency_key="first").replayed
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken_off:
+        broken_off.setattr(module, "_to_disk", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            q.consume(user="ada", resource="image", idempotency_key="k")
+    disk.waits.clear()
+    for waits in (1, 1):
+        assert q.consume(user="ada", resource="image", idempotency_key="k").replayed
+        assert disk.waits == [(True, 3)] * waits
+
+
+def test_a_folder_that_cannot_be_opened_is_let_be(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with quotactl.connect(path):
+        wal = Wal(str(path))
+        wal.to_disk()
+        wal.close()
 
 
 @pytest.mark.usefixtures("crowd")

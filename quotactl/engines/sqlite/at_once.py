@@ -105,7 +105,7 @@ def count(
                 engine._settle()
             elif session.wal is not None:
                 # It is told when it is on the disk, for which COMMIT did not wait.
-                engine._to_disk(session.wal)
+                engine._to_disk(session.wal, session.settled)
         return counted
     except Exception as failure:
         engine._tell(failure)

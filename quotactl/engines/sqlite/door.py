@@ -353,14 +353,18 @@ class SqliteEngine:
         except OSError as error:
             raise unusable(f"{self.path}-wal can't be opened", error) from error
         if wal is not None:
-            self._to_disk(wal)
-            session.settled = version
+            self._to_disk(wal, version)
 
-    def _to_disk(self, wal: Wal) -> None:
+    def _to_disk(self, wal: Wal, settled: int | None) -> None:
+        """Wait; then all is on the disk up to that version."""
+        session = self._session
+        # Where that fails or is broken off, not even what was committed here is.
+        session.settled = None
         try:
             wal.to_disk()
         except OSError as error:
             raise maybe_kept(self.path, error) from error
+        session.settled = settled
 
     def _sync(self, *, full: bool) -> None:
         if full != self._synced_full:

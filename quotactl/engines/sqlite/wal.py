@@ -16,6 +16,7 @@ by a key that it was taken before this has waited too (`Session.settle`).
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 # What SQLite calls there, too.
 _to_disk = getattr(os, "fdatasync", os.fsync)
@@ -31,17 +32,15 @@ class Wal:
     def __init__(self, file: str) -> None:
         """Open the WAL of a ledger by the ledger's name; OSError if it can't be."""
         real = os.path.realpath(file)
-        self._descriptor = os.open(real + "-wal", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            # Its name, too: SQLite brings that to the disk with the first commit that waits.
+        # Its name has to be on the disk too. SQLite sees to that with the first commit that waits,
+        # and like this: where the folder can't be opened, or has no such thing, it goes on.
+        with suppress(OSError):
             folder = os.open(os.path.dirname(real), os.O_RDONLY | os.O_CLOEXEC)  # noqa: PTH120
             try:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-        except BaseException:
-            self.close()
-            raise
+        self._descriptor = os.open(real + "-wal", os.O_RDONLY | os.O_CLOEXEC)
 
     def to_disk(self) -> None:
         """Return once all that was committed before the call is on the disk; else OSError."""
