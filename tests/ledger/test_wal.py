@@ -7,7 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from quotactl.engines.sqlite import wal as module
 from quotactl.engines.sqlite.queue import Turnstile
 from quotactl.engines.sqlite.wal import Wal
 
+EIO = OSError(errno.EIO, os.strerror(errno.EIO))
+
 
 class Disk:
     """What was waited for, each time with whether the turn was free and what was committed."""
@@ -25,7 +27,8 @@ class Disk:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.waits: list[tuple[bool, int]] = []
-        self.fails: OSError | None = None
+        # What the next waits come to.
+        self.fails: list[OSError] = []
 
     def wait(self, descriptor: int) -> None:
         assert os.path.samestat(os.fstat(descriptor), Path(f"{self.path}-wal").stat())
@@ -35,7 +38,7 @@ class Disk:
             (used,) = connection.execute("SELECT sum(used) FROM counter").fetchone()
         self.waits.append((free, used))
         if self.fails:
-            raise self.fails
+            raise self.fails.pop()
 
     enters = staticmethod(Turnstile.enter_at_once)
 
@@ -166,42 +169,122 @@ def test_who_is_told_by_a_key_waits_for_what_others_may_still_wait_for(
 
 
 @pytest.mark.usefixtures("crowd")
-def test_where_the_disk_fails_it_is_not_known_whether_the_unit_was_kept(
+def test_where_the_disk_fails_once_the_wal_is_written_again_in_a_turn(
+    path: Path, q: quotactl.Ledger, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.fails = [EIO]
+    wal = Path(f"{path}-wal")
+    before = b""
+    pwrite = os.pwrite
+
+    def write(descriptor: int, content: bytes, at: int) -> int:
+        nonlocal before
+        before = before or wal.read_bytes()
+        assert len(content) <= 1000
+        with (
+            closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            other.execute("BEGIN IMMEDIATE")
+        # As if it had been lost; and not all of it at once.
+        content = content[:700]
+        pwrite(descriptor, bytes(len(content)), at)
+        return pwrite(descriptor, content, at)
+
+    monkeypatch.setattr(os, "pwrite", write)
+    monkeypatch.setattr(module, "_AT_ONCE", 1000)
+    assert q.consume(user="ada", resource="image", idempotency_key="k").used == 3
+    assert disk.waits == [(True, 3), (False, 3)]
+    assert len(before) > 3000
+    assert wal.read_bytes() == before
+    disk.waits.clear()
+    assert q.consume(user="ada", resource="image").used == 4
+    assert disk.waits == [(True, 4)]
+    assert q.verify().ok
+
+
+@pytest.mark.usefixtures("crowd")
+def test_where_the_disk_goes_on_failing_nothing_more_is_told(
     q: quotactl.Ledger, disk: Disk
 ) -> None:
     # What was there before is, which is found out by a look.
     assert q.consume(user="ada", resource="image", idempotency_key="first").replayed
     disk.waits.clear()
-    disk.fails = OSError(errno.EIO, os.strerror(errno.EIO))
+    disk.fails = [EIO] * 5
     for _ in range(2):
         with pytest.raises(quotactl.QuotaError, match="is unknown") as failure:
             q.consume(user="ada", resource="image", idempotency_key="k")
         assert failure.value.hint == "try again with the same key"
-    disk.fails = None
+    # It waits itself, then in a turn, and as long as that fails in a turn only.
+    assert disk.waits == [(True, 3), (False, 3), (False, 3)]
+    with pytest.raises(quotactl.QuotaError, match="can't be written"):
+        q.admin.set_override(user="ada", resource="image", limit="7/day", reason="x")
+    with pytest.raises(quotactl.QuotaError, match="is unknown"):
+        q.consume(user="ada", resource="image", idempotency_key="l")
+    disk.waits.clear()
+    assert not disk.fails
     again = q.consume(user="ada", resource="image", idempotency_key="k")
-    assert (again.replayed, again.used) == (True, 3)
-    assert disk.waits == [(True, 3)] * 3
-    assert q.consume(user="ada", resource="image").used == 4
+    assert (again.replayed, again.used) == (True, 4)
+    assert disk.waits == [(False, 4)]
+    assert q.consume(user="ada", resource="image").used == 5
     assert q.verify().ok
 
 
 @pytest.mark.usefixtures("crowd")
+@pytest.mark.parametrize("where", ["run", "leave", "disk"])
 def test_a_wait_that_was_broken_off_is_made_up_for_by_a_retry(
-    q: quotactl.Ledger, disk: Disk, monkeypatch: pytest.MonkeyPatch
+    q: quotactl.Ledger, disk: Disk, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
+    q.consume(user="ada", resource="image")
     assert q.consume(user="ada", resource="image", idempotency_key="first").replayed
+    disk.waits.clear()
 
-    def interrupt(_: int) -> None:
-        raise KeyboardInterrupt
+    def broken_off(of: Callable[..., object]) -> Callable[..., object]:
+        def broken(*given: object) -> object:
+            of(*given)
+            raise KeyboardInterrupt
 
-    with monkeypatch.context() as broken_off:
-        broken_off.setattr(module, "_to_disk", interrupt)
+        return broken
+
+    with monkeypatch.context() as patched:
+        if where == "run":
+            patched.setattr(Turnstile, "run", broken_off(Turnstile.run))
+        elif where == "leave":
+            patched.setattr(Turnstile, "enter_at_once", Disk.enters)
+            patched.setattr(Turnstile, "leave", broken_off(Turnstile.leave))
+            q.engine._queue._contended = False  # type: ignore[attr-defined]
+        else:
+            patched.setattr(module, "_to_disk", broken_off(lambda _: None))
         with pytest.raises(KeyboardInterrupt):
             q.consume(user="ada", resource="image", idempotency_key="k")
-    disk.waits.clear()
-    for waits in (1, 1):
+    assert not disk.waits
+    for _ in range(2):
         assert q.consume(user="ada", resource="image", idempotency_key="k").replayed
-        assert disk.waits == [(True, 3)] * waits
+        assert disk.waits == [(True, 4)]
+
+
+def test_what_was_taken_without_waiting_is_waited_for_once_that_is_wanted(
+    q: quotactl.Ledger, disk: Disk
+) -> None:
+    assert q.consume(user="ada", resource="image", idempotency_key="first").replayed
+    q.admin.set_setting("durability", "relaxed")
+    q.consume(user="ada", resource="image", idempotency_key="k")
+    # As somebody else sets it, who commits without waiting.
+    with closing(sqlite3.connect(disk.path, isolation_level=None)) as other:
+        other.execute("DELETE FROM setting")
+        other.execute("UPDATE ledger SET policy_version = policy_version + 1")
+    q.check(user="ada", resource="image")
+    disk.waits.clear()
+    assert q.consume(user="ada", resource="image", idempotency_key="k").replayed
+    assert disk.waits == [(True, 3)]
+
+
+def test_a_batch_that_waited_itself_does_not_wait_again(q: quotactl.Ledger, disk: Disk) -> None:
+    first, new = (quotactl.Request("ada", "image", 1, key) for key in ("first", "new"))
+    old, taken = q.consume_many([first, new])
+    assert isinstance(old, quotactl.Decision) and isinstance(taken, quotactl.Decision)
+    assert (old.replayed, taken.replayed, taken.used) == (True, False, 3)
+    assert not disk.waits
 
 
 def test_a_folder_that_cannot_be_opened_is_let_be(

@@ -189,3 +189,32 @@ def test_a_thread_in_line_closes_the_files_of_who_has_gone(
             thread.join(5)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(gone._turn)
+
+
+def test_who_was_broken_off_while_lining_up_is_not_told_of_that_job_the_next_time(
+    ledger: Path, both: tuple[Turnstile, Turnstile]
+) -> None:
+    one, other = both
+    assert other.run(lambda: "before", soon()) == "before"
+    waiter = other._waiter
+    assert waiter is not None
+    asked = waiter._asked
+
+    class BrokenOff:
+        """Lets the thread go, and then a signal's handler raises."""
+
+        def release(self) -> None:
+            asked.release()
+            raise KeyboardInterrupt
+
+    one.enter(soon())
+    waiter._asked = BrokenOff()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        other.run(lambda: "broken off", soon())
+    waiter._asked = asked
+    one.leave()
+    while waiter.in_line or waiter._running:
+        pass
+    for job in ("next", "and next"):
+        assert other.run(lambda job=job: job, soon()) == job  # type: ignore[misc]
+    assert is_free(ledger)

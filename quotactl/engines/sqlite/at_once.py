@@ -87,6 +87,7 @@ def count(
             if engine._access != "rw":
                 return None
             queue = engine._queue = engine._turnstile()
+        unsettled = session.unsettled
         try:
             at_once = queue.enter_at_once()
             if at_once:
@@ -102,10 +103,12 @@ def count(
             counted = _in_line(engine, session, queue, wanted, plan, known, ahead)
         if counted is not None and counted[1] is not None and session.wants_full:
             if counted[3]:
+                # Nothing more was taken.
+                session.unsettled = unsettled
                 engine._settle()
             elif session.wal is not None:
                 # It is told when it is on the disk, for which COMMIT did not wait.
-                engine._to_disk(session.wal, session.settled)
+                engine._to_disk(session.wal)
         return counted
     except Exception as failure:
         engine._tell(failure)
@@ -208,6 +211,8 @@ def _get_ready(engine: SqliteEngine, session: Session, refusing: bool) -> None:
     full = session.wants_full and not refusing and session.wal is None
     if full != engine._synced_full:
         engine._sync(full=full)
+    if not full and not refusing:
+        session.unsettled = True
 
 
 def _execute(

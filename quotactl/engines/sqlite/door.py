@@ -334,37 +334,56 @@ class SqliteEngine:
             from quotactl.engines.sqlite.wal import Wal
 
             wal = Wal(self._file)
-            # Looked at afterwards: `db restore` takes away the ledger's name before its WAL's.
-            if identity_of(self._file) != self._identity:
-                wal.close()
-                return None
-            session.wal = wal
+            try:
+                # Afterwards: `db restore` takes away the ledger's name before its WAL's.
+                if identity_of(self._file) == self._identity:
+                    session.wal = wal
+            finally:
+                if session.wal is None:
+                    wal.close()
         return session.wal
 
     def _settle(self) -> None:
-        """Have on the disk what others have committed so far, in case they still wait for it:
-        before somebody is told by a key that a unit was taken."""
+        """Have on the disk what was committed so far, in case somebody still waits for it:
+        before another is told by a key that a unit was taken."""
         session = self._session
         version = session.version()
-        if version == session.settled:
+        if version == session.settled and not session.unsettled:
             return
         try:
             wal = self._wal()
         except OSError as error:
             raise unusable(f"{self.path}-wal can't be opened", error) from error
         if wal is not None:
-            self._to_disk(wal, version)
+            self._to_disk(wal)
+            session.settled = version
 
-    def _to_disk(self, wal: Wal, settled: int | None) -> None:
-        """Wait; then all is on the disk up to that version."""
-        session = self._session
-        # Where that fails or is broken off, not even what was committed here is.
-        session.settled = None
+    def _to_disk(self, wal: Wal) -> None:
         try:
             wal.to_disk()
         except OSError as error:
-            raise maybe_kept(self.path, error) from error
-        session.settled = settled
+            try:
+                self._mend(wal)
+            except (OSError, QuotaError, sqlite3.Error):
+                raise maybe_kept(self.path, error) from error
+        self._session.unsettled = False
+
+    def _mend(self, wal: Wal) -> None:
+        """Have the WAL on the disk all the same: what is committed after a part that is missing
+        would be lost with it."""
+        session = self._session
+        self._enter()
+        try:
+            # Else another file has taken the name meanwhile, and the WAL of this one is closed.
+            if session is self._session:
+                session.execute("BEGIN IMMEDIATE")
+                try:
+                    wal.write_again()
+                finally:
+                    session.execute("ROLLBACK")
+        finally:
+            if self._queue is not None:
+                self._queue.leave()
 
     def _sync(self, *, full: bool) -> None:
         if full != self._synced_full:
@@ -488,6 +507,13 @@ class _Writing(_Transaction[Book]):
             if full != engine._synced_full:
                 engine._sync(full=full)
             session.execute("BEGIN IMMEDIATE")
+            if session.wal is not None and session.wal.holed:
+                try:
+                    session.wal.write_again()
+                except OSError as error:
+                    raise unusable(f"{engine.path}-wal can't be written", error) from error
+            if self._durable and not full:
+                session.unsettled = True
             book = Book(session, self._asked)
             if full == (self._durable and session.wants_full):
                 return book
@@ -501,8 +527,11 @@ class _Writing(_Transaction[Book]):
         # Also where a signal broke it off before it was known that the turn had come.
         if engine._queue is not None:
             engine._queue.leave()
-        if error is None and self._begun.recalled and engine._session.wants_full:
-            engine._settle()
+        if error is None and engine._session.wants_full:
+            book = self._begun
+            # COMMIT has waited for all that was committed before, too.
+            if book.recalled and not (book.dirty and engine._synced_full):
+                engine._settle()
 
 
 class _Migrating(_Transaction[sqlite3.Connection]):

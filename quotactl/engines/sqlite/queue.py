@@ -153,16 +153,17 @@ class _Waiter:
         that is done and the turn given back. None where it did not come in time.
         """
         began = time.monotonic()
-        with self._state:
-            self._job = job
-            self._wanted = True
-            if not self.in_line:
-                self.in_line = True
-                self._asked.release()
         try:
+            with self._state:
+                self._job = job
+                self._wanted = True
+                if not self.in_line:
+                    self.in_line = True
+                    self._asked.release()
             got = self._got.acquire(timeout=max(timeout_s, 0))
         except BaseException:
-            # A signal's handler broke the wait off: nobody would give back the turn.
+            # A signal's handler broke the wait off: nobody would give back the turn, and what
+            # comes of the job would be taken for what comes of the next.
             if self._give_up() and job is None:
                 fcntl.flock(self._turn, fcntl.LOCK_UN)
             raise

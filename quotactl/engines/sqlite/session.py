@@ -4,6 +4,8 @@ that count a request of routine by it."""
 from __future__ import annotations
 
 import sqlite3
+from functools import partial
+from struct import calcsize, pack_into, unpack
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from quotactl.errors import LedgerCorrupt
@@ -54,17 +56,19 @@ _TAKE = f"INSERT INTO taking VALUES ({', '.join('?' * 12)})"
 # The same where only the limit is known, and not what the day has: of this connection alone,
 # as it tells what it has found by `quotactl_took`. What RETURNING would tell takes longer.
 _TAKE_NEXT = f"INSERT INTO temp.taking_next VALUES ({', '.join('?' * 12)})"
+# What that tells: the entry's id, and what the day has.
+_TOOK = "3q"
 _NEXT_ID = "max(ifnull((SELECT max(id) FROM entry), 0), new.checkpoint_entry_id) + 1"
 _MAKE_TAKE_NEXT = (
     """
-    CREATE TEMP VIEW taking_next AS
+    CREATE TEMP VIEW IF NOT EXISTS taking_next AS
     SELECT NULL AS at_ms, NULL AS resource_id, NULL AS day_ms, NULL AS user_id, NULL AS tier_id,
            NULL AS amount, NULL AS most, NULL AS lot, NULL AS key,
            NULL AS policy_version, NULL AS users_version, NULL AS checkpoint_entry_id
     WHERE false
     """,
     f"""
-    CREATE TEMP TRIGGER taking_next_is_counted INSTEAD OF INSERT ON taking_next
+    CREATE TEMP TRIGGER IF NOT EXISTS taking_next_is_counted INSTEAD OF INSERT ON taking_next
     BEGIN
       INSERT INTO idempotency_key (key, entry_id, at_ms)
       SELECT new.key, {_NEXT_ID}, new.at_ms WHERE new.key IS NOT NULL;
@@ -123,15 +127,17 @@ class Session:
         self.wants_full = True
         self.known = Known()
         self.ready = False
-        self._took: tuple[int, ...] = ()
+        self._took = bytearray(calcsize(_TOOK))
         # Until when the ledger's name is taken to mean this file without a look.
         self.same_until = 0.0
         # Whether another connection had written when last looked: then one does so often.
         self.shared = False
         # Where this connection's commits leave it to their writer to wait for the disk.
         self.wal: Wal | None = None
-        # The version up to which all commits of others are known to be on the disk.
+        # The version up to which all commits of others are known to be on the disk, and whether
+        # something of this connection's own may not be.
         self.settled: int | None = None
+        self.unsettled = False
 
     def close(self) -> None:
         """Close the connection, and what else is open of the ledger."""
@@ -294,7 +300,7 @@ class Session:
     def took_next(self, ahead: Counting) -> Counted:
         """What that statement has counted."""
         tally = ahead[0]
-        entry_id, used, granted = self._took
+        entry_id, used, granted = unpack(_TOOK, self._took)
         known = self.known
         if known.rows() > KNOWN_MAX:
             known = self.known = Known()
@@ -304,10 +310,8 @@ class Session:
 
     def get_ready(self) -> None:
         """Make what `take` needs, once: outside of a transaction, which may be rolled back."""
-
-        def took(*found: int) -> None:
-            self._took = found
-
+        # None of ours: a signal's handler that raises in there would be taken for damage.
+        took = partial(pack_into, _TOOK, self._took, 0)
         self.connection.create_function("quotactl_took", 3, took)
         for statement in _MAKE_TAKE_NEXT:
             self.connection.execute(statement)

@@ -10,16 +10,19 @@ As durable as FULL: SQLite itself brings the WAL to the disk before a checkpoint
 and the ledger before the WAL is written from its begin again; and after a power cut it takes
 of the WAL what is whole from the begin on, so that nothing stands there without what it was
 decided by. What differs is that others can see a unit before it is on the disk: nobody is told
-by a key that it was taken before this has waited too (`Session.settle`).
+by a key that it was taken before this has waited too (`SqliteEngine._settle`). And where the
+disk fails, what is seen can't be taken back: it is written again.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 
 # What SQLite calls there, too.
 _to_disk = getattr(os, "fdatasync", os.fsync)
+_AT_ONCE = 1024 * 1024
 
 
 class Wal:
@@ -40,11 +43,30 @@ class Wal:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-        self._descriptor = os.open(real + "-wal", os.O_RDONLY | os.O_CLOEXEC)
+        self._descriptor = os.open(real + "-wal", os.O_RDWR | os.O_CLOEXEC)
+        # Whether a wait has failed since it was last written again.
+        self.holed = False
 
     def to_disk(self) -> None:
-        """Return once all that was committed before the call is on the disk; else OSError."""
+        """Return once all that was committed before the call is on the disk; else OSError, and
+        from then on, until `write_again`."""
+        if self.holed:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        try:
+            _to_disk(self._descriptor)
+        except OSError:
+            self.holed = True
+            raise
+
+    def write_again(self) -> None:
+        """Write all of it once more, as it is, and wait: where a wait failed, the system may
+        take for written what is not, and say so of the next. While nobody else can write."""
+        at = 0
+        while content := os.pread(self._descriptor, _AT_ONCE, at):
+            at += os.pwrite(self._descriptor, content, at)
         _to_disk(self._descriptor)
+        self.holed = False
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
