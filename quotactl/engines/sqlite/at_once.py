@@ -37,6 +37,7 @@ def stands(
         return None
     engine._claim()
     try:
+        engine._claims += 1
         if (
             session is not engine._session
             or session.connection.in_transaction
@@ -51,6 +52,7 @@ def stands(
         engine._tell(failure)
         raise
     finally:
+        engine._claims += 1
         engine._lock.release()
 
 
@@ -72,6 +74,7 @@ def count(
     if engine._pid != os.getpid() or not engine._lock.acquire(False):
         engine._claim()
     try:
+        engine._claims += 1
         if session is not engine._session:
             # Another thread has gone over to another file.
             return None
@@ -114,6 +117,7 @@ def count(
         engine._tell(failure)
         raise
     finally:
+        engine._claims += 1
         engine._lock.release()
 
 

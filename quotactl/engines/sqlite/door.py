@@ -77,6 +77,9 @@ class SqliteEngine:
         self.path = path
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
+        # Odd while a thread has it and is at work, one more with each begin and end.
+        self._claims = 0
+        self._taking_over = threading.Lock()
         self._pid = os.getpid()
         self._queue: Turnstile | None = None
         self._odd: Look | None = None
@@ -197,8 +200,15 @@ class SqliteEngine:
                 "this connection was opened by another process",
                 hint="after a fork, connect() again: SQLite connections don't survive one",
             )
-        if not (self._lock.acquire(False) or self._lock.acquire(timeout=self._timeout_s)):
-            raise LedgerBusy("another thread held this connection all the time")
+        claims = self._claims
+        if self._lock.acquire(False) or self._lock.acquire(timeout=self._timeout_s):
+            return
+        with self._taking_over:
+            if claims % 2 or claims != self._claims:
+                raise LedgerBusy("another thread held this connection all the time")
+            # Nobody has done anything all that time: a signal's handler broke somebody off who
+            # had got it, and had not come to the `try` that gives it back. Now it is ours.
+            self._claims += 2
 
     def _tell(self, error: BaseException) -> None:
         """Raise what failed in our words, if it is a failure of the ledger's."""
@@ -404,6 +414,7 @@ class _Transaction(AbstractContextManager[Begun]):
         engine = self._engine
         engine._claim()
         try:
+            engine._claims += 1
             self._begun = begun = self._begin(engine)
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
@@ -441,6 +452,7 @@ class _Transaction(AbstractContextManager[Begun]):
             if error is not None:
                 engine._tell(error)
         finally:
+            engine._claims += 1
             engine._lock.release()
 
     def _begin(self, engine: SqliteEngine) -> Begun:
