@@ -48,7 +48,7 @@ CROWD = 6
 
 
 class Crowd:
-    """Single consumes; who has the same prefix asks the same."""
+    """Consumes, few of them in batches; who has the same prefix asks the same."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
@@ -59,6 +59,8 @@ class Crowd:
         self._number += 1
         user, amount = f"u{self._rng.randrange(5)}", self._rng.randint(1, 4)
         key = f"{self._prefix}-{self._number}"
+        if self._rng.random() < 0.1:
+            return {"do": "batch", "user": user, "amounts": [amount] * amount, "key": key}
         return {"do": "consume", "user": user, "amount": amount, "key": key}
 
     def learn(self, op: Line, answer: Line) -> None:
