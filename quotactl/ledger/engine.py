@@ -396,6 +396,11 @@ class Reading(Protocol):
         counters."""
         ...
 
+    def old_keys(self, after: str, before_ms: int, count: int) -> tuple[str, int, bool]:
+        """Look at `count` keys from one on, in their order: the last of them, how many are from
+        before a moment, and whether there may be more."""
+        ...
+
     def timed_out(self, now_ms: int, count: int) -> list[int]:
         """Reservations that are pending and over, at most `count`."""
         ...
@@ -486,7 +491,9 @@ class Writing(Reading, Protocol):
 
     def prune_entries(self, after_id: int, last_id: int, count: int) -> tuple[int, int, bool]: ...
 
-    def prune_keys(self, after: str, before_ms: int, count: int) -> tuple[str, int, bool]: ...
+    def prune_keys(self, after: str, last: str, before_ms: int) -> int:
+        """Remove those after one key up to another that are from before a moment; how many."""
+        ...
 
     def prune_counters(
         self, resource_id: int, period: int, before_ms: int, count: int

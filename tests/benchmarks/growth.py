@@ -50,6 +50,7 @@ import quotactl
 from quotactl.engines.schema import SCHEMA_VERSION
 from quotactl.engines.sqlite.door import CACHE_KIB, WAL_PAGES
 from quotactl.reports import listing, usage
+from quotactl.reports.explain import SWITCHES_LOOKED_AT
 
 POINT = "5 growth"
 MEMORY_MB = 200
@@ -141,6 +142,7 @@ def made(options: Options, users: int, entries: int) -> tuple[Size, list[Figure]
             for left in listing.throttles(q.engine, q.now_ms()):
                 q.admin.throttle_off(left.id, reason="measured")
             q.admin.set_setting("durability", "full")
+            with_past(q)
         return Size(users, path), []
     progress(f"growth: making {path}")
     half = path.with_suffix(".half")
@@ -148,6 +150,8 @@ def made(options: Options, users: int, entries: int) -> tuple[Size, list[Figure]
         broken_off.unlink(missing_ok=True)
     it = generate(half, users=users, entries=entries)
     half.rename(path)
+    with quotactl.connect(path, notify=False) as q:
+        with_past(q)
     each = ", ".join(f"{rows} {seconds:g} s" for rows, seconds in it.seconds_each.items())
     figure = Figure(
         POINT,
@@ -158,6 +162,15 @@ def made(options: Options, users: int, entries: int) -> tuple[Size, list[Figure]
         note=f"a million of {each}" if users else "",
     )
     return Size(users, path), [figure]
+
+
+def with_past(q: quotactl.Ledger) -> None:
+    """As many throttles as `explain` looks back at: a ledger that was used before has them."""
+    with q.engine.reading() as view:
+        missing = SWITCHES_LOOKED_AT - len(view.newest_switches(SWITCHES_LOOKED_AT))
+    for _ in range(missing):
+        throttle_on(q)
+        throttle_off(q)
 
 
 def now_ms() -> int:

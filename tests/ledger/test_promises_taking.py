@@ -593,6 +593,22 @@ def test_keys_are_kept_for_thirty_days(world: World) -> None:
     assert not world.consume(1, key="r1").replayed
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+def test_old_keys_go_wherever_they_lie_among_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr("quotactl.operations.close.CHUNK", chunk)
+    for key in "acdgh":
+        world.consume(key=key)
+    world.later(days=20)
+    for key in "bef":
+        world.consume(key=key)
+    world.later(days=11)
+    assert world.q.close_days().pruned_keys == 5
+    assert world.sql("SELECT key FROM idempotency_key ORDER BY key") == [("b",), ("e",), ("f",)]
+    assert world.q.close_days().pruned_keys == 0
+
+
 def test_how_long_keys_are_kept_is_a_setting(world: World) -> None:
     world.admin.set_setting("key_retention", "60d")
     world.consume(1, key="r1")

@@ -265,17 +265,24 @@ class Queries(Recorded):
         )
         return last, found, found == count
 
-    def prune_keys(self, after: str, before_ms: int, count: int) -> tuple[str, int, bool]:
-        """Look at `count` keys from one on, in their order, and remove the old ones."""
-        rows = self._connection.execute(
-            "SELECT key, at_ms FROM idempotency_key WHERE key > ? ORDER BY key LIMIT ?",
-            (after, count),
-        ).fetchall()
-        old = [(key,) for key, at_ms in rows if at_ms < before_ms]
-        if old:
-            self.dirty = True
-            self._connection.executemany("DELETE FROM idempotency_key WHERE key = ?", old)
-        return rows[-1][0] if rows else after, len(old), len(rows) == count
+    def old_keys(self, after: str, before_ms: int, count: int) -> tuple[str, int, bool]:
+        """Look at `count` keys from one on, in their order: the last of them, how many are from
+        before a moment, and whether there may be more."""
+        last, looked_at, old = self._connection.execute(
+            "SELECT max(key), count(*), ifnull(sum(at_ms < ?), 0) FROM "
+            "(SELECT key, at_ms FROM idempotency_key WHERE key > ? ORDER BY key LIMIT ?)",
+            (before_ms, after, count),
+        ).fetchone()
+        return last or after, old, looked_at == count
+
+    def prune_keys(self, after: str, last: str, before_ms: int) -> int:
+        """Remove those after one key up to another that are from before a moment; how many."""
+        removed = self._connection.execute(
+            "DELETE FROM idempotency_key WHERE key > ? AND key <= ? AND at_ms < ?",
+            (after, last, before_ms),
+        ).rowcount
+        self.dirty = self.dirty or removed > 0
+        return removed
 
     def counter_groups(self) -> list[tuple[int, int]]:
         """(resource id, period) of all counters, found by seeking, not by a scan."""
