@@ -599,10 +599,10 @@ def test_old_keys_go_wherever_they_lie_among_the_others(
 ) -> None:
     monkeypatch.setattr("quotactl.operations.close.CHUNK", chunk)
     for key in "acdgh":
-        world.consume(key=key)
+        world.take(user=key, key=key)
     world.later(days=20)
     for key in "bef":
-        world.consume(key=key)
+        world.take(user=key, key=key)
     world.later(days=11)
     assert world.q.close_days().pruned_keys == 5
     assert world.sql("SELECT key FROM idempotency_key ORDER BY key") == [("b",), ("e",), ("f",)]
