@@ -38,8 +38,11 @@ def find_switch(book: Reading, which: int | str, kinds: Sequence[str], now_ms: i
     if text.isascii() and text.isdecimal() and len(text) < 18:
         found = [s for s in book.rows("switch", {"id": int(text)}) if s["kind"] in kinds]
     else:
-        found = [s for s in book.rows("switch", {"name": text}) if s["kind"] in kinds]
-        found.sort(key=lambda s: (not over(s, now_ms), s["id"]))
+        # First those that are on: of a name that is used each night there are ever more.
+        live = book.rows("switch", {"name": text, "ended_at_ms": None})
+        found = [s for s in live if s["kind"] in kinds and not over(s, now_ms)]
+        if not found:
+            found = [s for s in book.rows("switch", {"name": text}) if s["kind"] in kinds]
     if not found:
         raise NotFound(f"no throttle {which!r}", hint="quotactl throttle list --all")
     return found[-1]

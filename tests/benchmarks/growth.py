@@ -1,10 +1,10 @@
 """Point 5: what grows with the ledger, and what does not.
 
-Three ledgers, made by the generator: one without users, one with a tenth of them and one with
-all, with a counter of today each and five times as many entries. What is done to each is done
-in turn. Yardsticks are the empty ledger, or one plain SQL statement that does the same sum on
-a connection of its own. The heavy work of a night, closing a day and pruning, runs in a process
-of its own, on a copy, while another one consumes without pause.
+Three ledgers, made by the generator: one with a thousand users, called empty, one with a tenth
+of them and one with all, with a counter of today each and five times as many entries. What is
+done to each is done in turn. Yardsticks are the empty ledger, or one plain SQL statement that
+does the same sum on a connection of its own. The heavy work of a night, closing a day and
+pruning, runs in a process of its own, on a copy, while another one consumes without pause.
 
 The commands' peak memory is that of a process of their own.
 """
@@ -54,7 +54,7 @@ from quotactl.reports.explain import SWITCHES_LOOKED_AT
 
 POINT = "5 growth"
 MEMORY_MB = 200
-# Who consumes from a ledger without users.
+# Who consumes from a ledger that was made without users.
 STRANGERS = 1000
 # Looked at everywhere.
 KNOWN = "user-0000007"
@@ -142,7 +142,7 @@ def made(options: Options, users: int, entries: int) -> tuple[Size, list[Figure]
             for left in listing.throttles(q.engine, q.now_ms()):
                 q.admin.throttle_off(left.id, reason="measured")
             q.admin.set_setting("durability", "full")
-            with_past(q)
+            with_past(q, users)
         return Size(users, path), []
     progress(f"growth: making {path}")
     half = path.with_suffix(".half")
@@ -151,7 +151,7 @@ def made(options: Options, users: int, entries: int) -> tuple[Size, list[Figure]
     it = generate(half, users=users, entries=entries)
     half.rename(path)
     with quotactl.connect(path, notify=False) as q:
-        with_past(q)
+        with_past(q, users)
     each = ", ".join(f"{rows} {seconds:g} s" for rows, seconds in it.seconds_each.items())
     figure = Figure(
         POINT,
@@ -164,13 +164,17 @@ def made(options: Options, users: int, entries: int) -> tuple[Size, list[Figure]
     return Size(users, path), [figure]
 
 
-def with_past(q: quotactl.Ledger) -> None:
-    """As many throttles as `explain` looks back at: a ledger that was used before has them."""
+def with_past(q: quotactl.Ledger, users: int) -> None:
+    """As many throttles as `explain` looks back at, and as many users as one always has: a
+    ledger that was used before has them."""
     with q.engine.reading() as view:
         missing = SWITCHES_LOOKED_AT - len(view.newest_switches(SWITCHES_LOOKED_AT))
     for _ in range(missing):
         throttle_on(q)
         throttle_off(q)
+    if not users:
+        names = [f"user-{number:07}" for number in range(1, STRANGERS + 1)]
+        q.consume_many([quotactl.Request(name, "image", 1) for name in names])
 
 
 def now_ms() -> int:
@@ -258,11 +262,6 @@ class Bare:
         self.db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self.db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
         (self._newest,) = self.db.execute("SELECT ifnull(max(id), 0) FROM entry").fetchone()
-        if not size.users:
-            self.db.executemany(
-                "INSERT OR IGNORE INTO user (name, created_at_ms) VALUES (?, 0)",
-                [(f"user-{1 + number:07}",) for number in range(STRANGERS)],
-            )
 
     def consumer(self, count: int) -> Subject:
         users = self._users
