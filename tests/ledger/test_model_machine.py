@@ -977,7 +977,7 @@ def limit_text(limits: dict[Period, int | None]) -> str:
 def test_the_ledger_answers_as_the_model_does() -> None:
     rounds = int(os.environ.get("QUOTACTL_LONG", "0"))
     profile = settings(
-        max_examples=400 * rounds or 100,
+        max_examples=400 * rounds or 60,
         stateful_step_count=60 if rounds else 40,
         derandomize=not rounds,
         deadline=None,
