@@ -39,7 +39,7 @@ def find_switch(book: Reading, which: int | str, kinds: Sequence[str], now_ms: i
         found = [s for s in book.rows("switch", {"id": int(text)}) if s["kind"] in kinds]
     else:
         # First those that are on: of a name that is used each night there are ever more.
-        live = book.rows("switch", {"name": text, "ended_at_ms": None})
+        live = [s for s in book.rows("switch", {"ended_at_ms": None}) if s["name"] == text]
         found = [s for s in live if s["kind"] in kinds and not over(s, now_ms)]
         if not found:
             found = [s for s in book.rows("switch", {"name": text}) if s["kind"] in kinds]

@@ -4,7 +4,6 @@ anything that it was decided by is another by now."""
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -422,47 +421,3 @@ def test_a_day_later_all_is_met_anew(gateway: Gateway) -> None:
         for used in (1, 2):
             assert gateway.q.consume(user="ada", resource="image").used == used
     assert gateway.q.verify().differences == ()
-
-
-# ---- who was broken off between getting the connection and the `try` that gives it back
-
-
-def test_what_nobody_is_at_work_with_is_taken_over_by_one_after_the_other(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine: Any = gateway.q.engine
-    monkeypatch.setattr(engine, "_timeout_s", 0.2)
-    engine._lock.acquire()
-    told: list[object] = []
-
-    def ask(name: str) -> None:
-        try:
-            told.append(gateway.q.consume(user=name, resource="image").used)
-        except quotactl.LedgerBusy as busy:
-            told.append(busy)
-
-    threads = [threading.Thread(target=ask, args=(name,)) for name in ("a", "b", "c", "d")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    # The others come after it, or have waited in vain.
-    assert 1 in told
-    assert all(one == 1 or isinstance(one, quotactl.LedgerBusy) for one in told)
-    assert engine._lock.locked() is False
-    assert gateway.q.consume(user="ada", resource="image").used == 3
-    assert gateway.q.verify().ok
-
-
-def test_what_somebody_is_at_work_with_is_not_taken_over(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine: Any = gateway.q.engine
-    monkeypatch.setattr(engine, "_timeout_s", 0.01)
-    with engine.reading():
-        for _ in range(2):
-            with pytest.raises(quotactl.LedgerBusy, match="another thread"):
-                gateway.q.consume(user="ada", resource="image")
-            with pytest.raises(quotactl.LedgerBusy, match="another thread"):
-                gateway.q.verify()
-    assert gateway.q.consume(user="ada", resource="image").used == 3

@@ -315,16 +315,40 @@ def test_who_has_no_descriptor_left_waits_in_turn(
         q.consume(user="ada", resource="image", idempotency_key="first")
 
 
+def swap(path: Path) -> None:
+    """Put the new ledger in the place of the other, as a restore does."""
+    path.rename(path.with_name("old.db"))
+    for suffix in ("-wal", "-shm"):
+        path.with_name(f"l.db{suffix}").rename(path.with_name(f"old.db{suffix}"))
+    path.with_name("new.db").rename(path)
+
+
+@pytest.mark.usefixtures("crowd")
+def test_what_failed_in_a_ledger_that_is_gone_since_was_not_taken(
+    path: Path, q: quotactl.Ledger, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(path.with_name("new.db"))
+    q.consume(user="ada", resource="image")
+
+    def fail(_: int) -> None:
+        monkeypatch.setattr(module, "_to_disk", disk.wait)
+        swap(path)
+        raise EIO
+
+    monkeypatch.setattr(module, "_to_disk", fail)
+    with pytest.raises(quotactl.QuotaError, match="is unknown"):
+        q.consume(user="ada", resource="image", idempotency_key="k")
+    again = q.consume(user="ada", resource="image", idempotency_key="k")
+    assert (again.replayed, again.used) == (False, 2)
+
+
 @pytest.mark.usefixtures("crowd")
 def test_in_another_ledger_under_the_name_it_waits_for_that(
     path: Path, q: quotactl.Ledger, disk: Disk
 ) -> None:
     make(path.with_name("new.db"))
     q.consume(user="ada", resource="image")
-    path.rename(path.with_name("old.db"))
-    for suffix in ("-wal", "-shm"):
-        path.with_name(f"l.db{suffix}").rename(path.with_name(f"old.db{suffix}"))
-    path.with_name("new.db").rename(path)
+    swap(path)
     disk.waits.clear()
     for taken in (2, 3):
         assert q.consume(user="ada", resource="image").used == taken

@@ -37,7 +37,6 @@ def stands(
         return None
     engine._claim()
     try:
-        engine._claims += 1
         if (
             session is not engine._session
             or session.connection.in_transaction
@@ -52,7 +51,6 @@ def stands(
         engine._tell(failure)
         raise
     finally:
-        engine._claims += 1
         engine._lock.release()
 
 
@@ -74,7 +72,6 @@ def count(
     if engine._pid != os.getpid() or not engine._lock.acquire(False):
         engine._claim()
     try:
-        engine._claims += 1
         if session is not engine._session:
             # Another thread has gone over to another file.
             return None
@@ -117,7 +114,6 @@ def count(
         engine._tell(failure)
         raise
     finally:
-        engine._claims += 1
         engine._lock.release()
 
 

@@ -77,9 +77,6 @@ class SqliteEngine:
         self.path = path
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        # Odd while a thread has it and is at work, one more with each begin and end.
-        self._claims = 0
-        self._taking_over = threading.Lock()
         self._pid = os.getpid()
         self._queue: Turnstile | None = None
         self._odd: Look | None = None
@@ -200,15 +197,8 @@ class SqliteEngine:
                 "this connection was opened by another process",
                 hint="after a fork, connect() again: SQLite connections don't survive one",
             )
-        claims = self._claims
-        if self._lock.acquire(False) or self._lock.acquire(timeout=self._timeout_s):
-            return
-        with self._taking_over:
-            if claims % 2 or claims != self._claims:
-                raise LedgerBusy("another thread held this connection all the time")
-            # Nobody has done anything all that time: a signal's handler broke somebody off who
-            # had got it, and had not come to the `try` that gives it back. Now it is ours.
-            self._claims += 2
+        if not (self._lock.acquire(False) or self._lock.acquire(timeout=self._timeout_s)):
+            raise LedgerBusy("another thread held this connection all the time")
 
     def _tell(self, error: BaseException) -> None:
         """Raise what failed in our words, if it is a failure of the ledger's."""
@@ -384,12 +374,14 @@ class SqliteEngine:
         session = self._session
         self._enter()
         try:
-            # Else another file has taken the name meanwhile, and the WAL of this one is closed.
-            if session is self._session:
+            if session is not self._session:
+                # Another file has the name by now, without what was to be kept.
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            try:
                 session.execute("BEGIN IMMEDIATE")
-                try:
-                    wal.write_again()
-                finally:
+                wal.write_again()
+            finally:
+                if session.connection.in_transaction:
                     session.execute("ROLLBACK")
         finally:
             if self._queue is not None:
@@ -414,7 +406,6 @@ class _Transaction(AbstractContextManager[Begun]):
         engine = self._engine
         engine._claim()
         try:
-            engine._claims += 1
             self._begun = begun = self._begin(engine)
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
@@ -452,7 +443,6 @@ class _Transaction(AbstractContextManager[Begun]):
             if error is not None:
                 engine._tell(error)
         finally:
-            engine._claims += 1
             engine._lock.release()
 
     def _begin(self, engine: SqliteEngine) -> Begun:

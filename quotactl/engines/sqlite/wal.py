@@ -60,7 +60,9 @@ class Wal:
 
     def write_again(self) -> None:
         """Write all of it once more, as it is, and wait: where a wait failed, the system may
-        take for written what is not, and say so of the next. While nobody else can write."""
+        take for written what is not, and say so of the next. While nobody else can write.
+
+        What it reads is what the system still has of it in memory."""
         at = 0
         while content := os.pread(self._descriptor, _AT_ONCE, at):
             at += os.pwrite(self._descriptor, content, at)
