@@ -73,6 +73,7 @@ LINES = [
     "user import users.csv --reason r",
     "check ada image",
     "consume ada image --key k",
+    "consume ada image --key k",
     "consume --batch requests.jsonl",
     "refund --key k",
     "explain ada image",

@@ -350,13 +350,34 @@ class SqliteEngine:
         version = session.version()
         if version == session.settled and not session.unsettled:
             return
-        try:
-            wal = self._wal()
-        except OSError as error:
-            raise unusable(f"{self.path}-wal can't be opened", error) from error
-        if wal is not None:
-            self._to_disk(wal)
+        if session.wal is not None:
+            self._to_disk(session.wal)
+        else:
+            self._commit_nothing()
+        if session is self._session:
             session.settled = version
+
+    def _commit_nothing(self) -> None:
+        """Commit, and so have on the disk all that was committed before, without a descriptor of
+        the WAL, which only those have who meet others."""
+        session = self._session
+        self._enter()
+        try:
+            # Unless another file has the name by now: what is in the old one is over.
+            if session is self._session:
+                self._sync(full=True)
+                try:
+                    session.execute("BEGIN IMMEDIATE")
+                    # What it is already; but a page is written, or COMMIT would not wait.
+                    session.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                    self._commit()
+                finally:
+                    if session.connection.in_transaction:
+                        session.execute("ROLLBACK")
+                session.unsettled = False
+        finally:
+            if self._queue is not None:
+                self._queue.leave()
 
     def _to_disk(self, wal: Wal) -> None:
         try:
