@@ -187,6 +187,16 @@ def test_who_is_told_by_a_key_waits_for_what_others_may_still_wait_for(
     assert not disk.waits
 
 
+def test_a_schema_that_was_raised_meanwhile_is_left_so(
+    path: Path, q: quotactl.Ledger, disk: Disk
+) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as newer:
+        newer.execute("PRAGMA user_version = 77")
+        assert q.consume(user="ada", resource="image", idempotency_key="first").replayed
+        assert disk.waits == [(True, 2)]
+        assert newer.execute("PRAGMA user_version").fetchone() == (77,)
+
+
 @pytest.mark.usefixtures("crowd")
 def test_where_the_disk_fails_once_the_wal_is_written_again_in_a_turn(
     path: Path, q: quotactl.Ledger, disk: Disk, monkeypatch: pytest.MonkeyPatch

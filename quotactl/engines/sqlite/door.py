@@ -368,8 +368,10 @@ class SqliteEngine:
                 self._sync(full=True)
                 try:
                     session.execute("BEGIN IMMEDIATE")
-                    # What it is already; but a page is written, or COMMIT would not wait.
-                    session.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                    # What it is already, which a newer quotactl may have raised meanwhile; but a
+                    # page is written, or COMMIT would not wait.
+                    (version,) = session.execute("PRAGMA user_version").fetchone()
+                    session.execute(f"PRAGMA user_version = {int(version)}")
                     self._commit()
                 finally:
                     if session.connection.in_transaction:
